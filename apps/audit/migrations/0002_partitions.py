@@ -1,0 +1,17 @@
+from django.db import migrations
+from django.utils import timezone
+
+from portal import partitions
+
+
+def first_partitions(apps, schema_editor):
+    partitions.make_partitions(apps.get_model("audit", "AuditEntry"), today=timezone.now().date())
+
+
+class Migration(migrations.Migration):
+    dependencies = [("audit", "0001_initial")]
+
+    operations = [
+        partitions.RefuseChanges("audit_auditentry"),
+        migrations.RunPython(first_partitions, migrations.RunPython.noop),
+    ]

@@ -1,0 +1,16 @@
+from apps.swarms.models.pool import ResourcePool
+from apps.swarms.models.swarm import Agent, Priority, Runtime, Step, Swarm, SwarmStatus
+from apps.swarms.models.task import FailureCode, Task, TaskStatus
+
+__all__ = [
+    "Agent",
+    "FailureCode",
+    "Priority",
+    "ResourcePool",
+    "Runtime",
+    "Step",
+    "Swarm",
+    "SwarmStatus",
+    "Task",
+    "TaskStatus",
+]

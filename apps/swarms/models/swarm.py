@@ -1,0 +1,167 @@
+"""A swarm, the agents it employs, and the steps of its task graph."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from apps.tenants.models import Tenant, User
+from portal.ids import uuid7
+from portal.money import NanoDollarField
+
+
+class SwarmStatus(models.TextChoices):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TERMINATED = "terminated"
+
+
+S = SwarmStatus
+SWARM_TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.TERMINATED})
+SWARM_MOVES: dict[str, frozenset[str]] = {
+    S.QUEUED: frozenset({S.RUNNING, S.PAUSED, S.TERMINATED}),
+    S.RUNNING: frozenset({S.PAUSED, S.STOPPING, S.SUCCEEDED, S.FAILED, S.TERMINATED}),
+    S.PAUSED: frozenset({S.RUNNING, S.QUEUED, S.STOPPING, S.SUCCEEDED, S.FAILED, S.TERMINATED}),
+    S.STOPPING: frozenset({S.TERMINATED}),
+    S.SUCCEEDED: frozenset(),
+    S.FAILED: frozenset({S.QUEUED}),
+    S.TERMINATED: frozenset(),
+}
+"""Which status may follow which. A failed swarm goes back to the queue when its failed tasks are retried."""
+
+
+class Priority(models.IntegerChoices):
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    CRITICAL = 3
+
+
+class Runtime(models.TextChoices):
+    LLM = "llm", "Model with instructions"
+    HTTP = "http", "Agent service elsewhere"
+    PYTHON = "python", "Registered callable"
+
+
+class Swarm(models.Model):
+    """One run of a swarm spec for a tenant."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="swarms")
+    name = models.CharField(max_length=100)
+    status = models.CharField(max_length=10, choices=SwarmStatus, default=SwarmStatus.QUEUED, editable=False)
+    status_reason = models.TextField(blank=True, editable=False, help_text="Why it was paused, stopped or failed.")
+    priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
+    spec = models.JSONField()
+    subject_id = models.UUIDField(null=True, blank=True, help_text="Pseudonym of the person this run is for.")
+    submitted_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    estimated_duration_s = models.PositiveIntegerField(null=True, blank=True)
+
+    # What it asks of the pool, and whether it holds it now.
+    agents_asked = models.PositiveIntegerField(default=0)
+    memory_gb_asked = models.DecimalField(max_digits=12, decimal_places=3, default=0)
+    cpu_asked = models.DecimalField(max_digits=12, decimal_places=3, default=0)
+    holds_resources = models.BooleanField(default=False, editable=False)
+
+    # Why it waits, written by the orchestrator while it is queued.
+    queue_reason = models.CharField(max_length=200, blank=True, editable=False)
+    queue_position = models.PositiveIntegerField(null=True, blank=True, editable=False)
+    estimated_start = models.DateTimeField(null=True, blank=True, editable=False)
+
+    # Kept in the transaction that finishes tasks, under this row's lock.
+    tasks_total = models.PositiveIntegerField(default=0, editable=False)
+    tasks_succeeded = models.PositiveIntegerField(default=0, editable=False)
+    tasks_failed = models.PositiveIntegerField(default=0, editable=False)
+    tasks_cancelled = models.PositiveIntegerField(default=0, editable=False)
+    version = models.BigIntegerField(default=1, editable=False, help_text="Counts changes; caches key on it.")
+
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    queued_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True, blank=True, editable=False)
+    finished_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering: ClassVar = ["-created_at", "-id"]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(status__in=SwarmStatus.values), name="swarm_status_known"),
+            models.CheckConstraint(
+                condition=Q(tasks_total__gte=models.F("tasks_succeeded") + models.F("tasks_failed") + models.F("tasks_cancelled")),
+                name="swarm_counts_add_up",
+            ),
+            models.CheckConstraint(
+                condition=Q(holds_resources=False) | ~Q(status__in=["queued", "succeeded", "failed", "terminated"]),
+                name="only_active_swarms_hold_resources",
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["tenant", "-created_at"], name="swarms_of_tenant"),
+            models.Index(
+                fields=["status", "queued_at"],
+                name="swarms_not_finished",
+                condition=Q(status__in=["queued", "running", "paused", "stopping"]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Agent(models.Model):
+    """An agent of a swarm: how its tasks are run, and how many of them at once (replicas)."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    swarm = models.ForeignKey(Swarm, on_delete=models.CASCADE, related_name="agents")
+    name = models.CharField(max_length=100)
+    runtime = models.CharField(max_length=10, choices=Runtime, default=Runtime.LLM)
+    model = models.CharField(max_length=200, blank=True, help_text="provider:model")
+    instructions = models.TextField(blank=True)
+    options = models.JSONField(default=dict, blank=True, help_text="url or callable, as its runtime asks.")
+    replicas = models.PositiveIntegerField(default=1)
+    slots_free = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Replicas with neither a ready nor a running task."
+    )
+    memory_gb = models.DecimalField(max_digits=9, decimal_places=3, default=2)
+    cpu = models.DecimalField(max_digits=9, decimal_places=3, default=0.5)
+    max_output_tokens = models.PositiveIntegerField(default=1024)
+    timeout_s = models.FloatField(default=120)
+    retry = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["swarm", "name"], name="one_agent_per_name"),
+            models.CheckConstraint(condition=Q(slots_free__lte=models.F("replicas")), name="slots_within_replicas"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Step(models.Model):
+    """One entry under ``tasks`` of a spec: a single task, or one per item of its list."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    swarm = models.ForeignKey(Swarm, on_delete=models.CASCADE, related_name="steps")
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="steps")
+    name = models.CharField(max_length=100)
+    position = models.PositiveIntegerField()
+    prompt = models.TextField(help_text="Template; sees item and the results of the steps it needs.")
+    needs = ArrayField(models.CharField(max_length=100), default=list, blank=True)
+    is_fan_out = models.BooleanField(default=False)
+    open_needs = models.PositiveIntegerField(default=0, editable=False, help_text="Needed steps that have not succeeded yet.")
+    tasks_total = models.PositiveIntegerField(default=1)
+    tasks_open = models.PositiveIntegerField(default=1, editable=False, help_text="Tasks that have not succeeded yet.")
+
+    class Meta:
+        ordering: ClassVar = ["position"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["swarm", "name"], name="one_step_per_name")]
+
+    def __str__(self) -> str:
+        return self.name

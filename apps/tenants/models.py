@@ -1,0 +1,88 @@
+"""Tenants, the people who work for them, and the tokens that act for those people."""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import ClassVar
+
+from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+from knox.models import AbstractAuthToken
+
+from apps.tenants.roles import Role
+from portal.ids import uuid7
+
+
+def validate_time_zone(name: str) -> None:
+    """Raises ValidationError unless ``name`` is an IANA time zone ("Europe/Berlin")."""
+    if name not in zoneinfo.available_timezones():
+        raise ValidationError(f"{name!r} is not an IANA time zone, such as Europe/Berlin.")
+
+
+class User(AbstractUser):
+    """A person who logs in. A superuser is a platform admin: every tenant, every permission."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+
+
+class Tenant(models.Model):
+    """A customer or department: owns swarms, budgets and costs, and is seen by nobody else."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=100)
+    time_zone = models.CharField(max_length=60, default="UTC", validators=[validate_time_zone])
+    weight = models.PositiveIntegerField(
+        default=1, validators=[MinValueValidator(1)], help_text="Share of the pool when tenants compete."
+    )
+    max_agents = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Most agents at once, over all its swarms. Empty: only the pool limits."
+    )
+    is_active = models.BooleanField(default=True, help_text="An inactive tenant submits nothing new.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["slug"]
+        constraints: ClassVar = [models.CheckConstraint(condition=Q(weight__gte=1), name="tenant_weight_positive")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def zone(self) -> zoneinfo.ZoneInfo:
+        return zoneinfo.ZoneInfo(self.time_zone)
+
+
+class Membership(models.Model):
+    """A person's role in a tenant."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=20, choices=Role)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["user", "tenant", "role"], name="one_membership_per_role")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} is {self.role} of {self.tenant}"
+
+
+class ApiToken(AbstractAuthToken):
+    """A token for the REST API: kept as a hash, bound to one tenant, and to one role unless empty.
+
+    An empty role means every role its user has in that tenant, at the moment of use.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="api_tokens")
+    role = models.CharField(max_length=20, choices=Role, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.token_key}… of {self.user}"

@@ -1,0 +1,45 @@
+"""Permissions and roles as data one can read."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from django.db import models
+
+
+class Permission(StrEnum):
+    SWARM_CREATE = "swarm:create"
+    SWARM_READ = "swarm:read"
+    SWARM_UPDATE = "swarm:update"
+    SWARM_DELETE = "swarm:delete"
+    SWARM_TERMINATE = "swarm:terminate"
+    POOL_READ = "pool:read"
+    POOL_UPDATE = "pool:update"
+    BUDGET_READ = "budget:read"
+    BUDGET_UPDATE = "budget:update"
+    COST_READ = "cost:read"
+    AUDIT_READ = "audit:read"
+    USER_MANAGE = "user:manage"
+
+
+class Role(models.TextChoices):
+    ADMIN = "admin"
+    DEVELOPER = "developer"
+    OPERATOR = "operator"
+    FINANCE = "finance"
+    COMPLIANCE = "compliance"
+    VIEWER = "viewer"
+
+
+P = Permission
+PERMISSIONS: dict[str, frozenset[Permission]] = {
+    Role.ADMIN: frozenset(Permission) - {P.POOL_UPDATE},
+    Role.DEVELOPER: frozenset({P.SWARM_CREATE, P.SWARM_READ, P.SWARM_UPDATE, P.POOL_READ, P.BUDGET_READ, P.COST_READ}),
+    Role.OPERATOR: frozenset(
+        {P.SWARM_CREATE, P.SWARM_READ, P.SWARM_UPDATE, P.SWARM_TERMINATE, P.POOL_READ, P.BUDGET_READ, P.COST_READ}
+    ),
+    Role.FINANCE: frozenset({P.BUDGET_READ, P.BUDGET_UPDATE, P.COST_READ}),
+    Role.COMPLIANCE: frozenset({P.SWARM_READ, P.AUDIT_READ}),
+    Role.VIEWER: frozenset({P.SWARM_READ, P.POOL_READ, P.BUDGET_READ, P.COST_READ}),
+}
+"""What a role may do inside its tenant. The pool belongs to the platform: only platform admins change it."""

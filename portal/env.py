@@ -1,0 +1,74 @@
+"""Typed readers of environment variables; each also as ``NAME_FILE``, the path of a mounted secret.
+
+A wrong value does not stop the import of the settings: it is kept in ``problems`` and reported by a system check that
+names the variable, so that every problem is shown at once and no traceback hides it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+problems: list[tuple[str, str]] = []
+"""(variable, what is wrong with it), filled while the settings load."""
+
+
+def text(name: str, default: str = "") -> str:
+    """The variable's text, or the content of the file that ``NAME_FILE`` names, without trailing line breaks."""
+    path = os.environ.get(f"{name}_FILE", "")
+    if path:
+        if os.environ.get(name):
+            problems.append((name, f"set either {name} or {name}_FILE, not both"))
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            problems.append((f"{name}_FILE", f"cannot be read: {error.strerror}: {path}"))
+            return default
+    return os.environ.get(name, "") or default
+
+
+def parsed(name: str, parse: Callable[[str], T], default: T, expected: str) -> T:
+    """The variable parsed; ``default`` when it is empty or wrong (wrong ones are noted in ``problems``)."""
+    raw = text(name)
+    if not raw:
+        return default
+    try:
+        return parse(raw)
+    except (ValueError, TypeError) as error:
+        problems.append((name, f"expected {expected}" + (f": {error}" if str(error) else "")))
+        return default
+
+
+def flag(name: str, default: bool) -> bool:
+    """true/false, yes/no, on/off or 1/0."""
+
+    def parse(raw: str) -> bool:
+        lowered = raw.strip().lower()
+        if lowered in {"1", "true", "yes", "on"}:
+            return True
+        if lowered in {"0", "false", "no", "off"}:
+            return False
+        raise ValueError(f"got {raw!r}")
+
+    return parsed(name, parse, default, "true or false")
+
+
+def items(name: str, default: Sequence[str] = ()) -> list[str]:
+    """A comma-separated list."""
+    raw = text(name)
+    return [part.strip() for part in raw.split(",") if part.strip()] if raw else list(default)
+
+
+def choice(name: str, options: Sequence[str], default: str) -> str:
+    """One of ``options``."""
+
+    def parse(raw: str) -> str:
+        if raw not in options:
+            raise ValueError(f"got {raw!r}")
+        return raw
+
+    return parsed(name, parse, default, "one of " + ", ".join(options))

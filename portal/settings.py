@@ -1,0 +1,252 @@
+"""Settings of Swarmdesk, read from the environment (``docs/reference/environment.md``)."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+
+from portal import env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATA_DIR = Path(env.text("DATA_DIR") or BASE_DIR / ".portal")
+
+DEBUG = env.flag("DEBUG", False)
+DATABASE_URL = env.text("DATABASE_URL")
+# Without a database of its own this is a machine of one person trying things out: work at once, on loopback only.
+STANDALONE = not DATABASE_URL or env.flag("STANDALONE", False)
+
+SECRET_KEY = env.text("SECRET_KEY")
+if not SECRET_KEY and STANDALONE:
+    SECRET_KEY = "standalone-" + hashlib.sha256(str(DATA_DIR).encode()).hexdigest()
+ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"] if STANDALONE else [])
+CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
+
+INSTALLED_APPS = [
+    "daphne",
+    "unfold.apps.BasicAppConfig",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "unfold.contrib.import_export",
+    "import_export",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "channels",
+    "rest_framework",
+    "knox",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "drf_standardized_errors",
+    "django_q",
+    "portal",
+    "apps.events",
+    "apps.audit",
+    "apps.privacy",
+    "apps.tenants",
+    "apps.costs",
+    "apps.providers",
+    "apps.swarms",
+    "apps.execution",
+    "apps.observability",
+    "apps.api",
+    "apps.console",
+    "apps.demo",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "portal.urls"
+ASGI_APPLICATION = "portal.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+_database: dict[str, Any]
+if DATABASE_URL:
+    _database = dict(env.parsed("DATABASE_URL", dj_database_url.parse, {}, "a postgresql:// URL"))
+else:
+    _database = {"NAME": "postgres", "EMBEDDED_DIR": DATA_DIR / "postgres"}
+_database["ENGINE"] = "portal.database"
+_database["CONN_MAX_AGE"] = 60
+_database["CONN_HEALTH_CHECKS"] = True
+# Server-side cursors do not survive a transaction pooler (PgBouncer).
+_database["DISABLE_SERVER_SIDE_CURSORS"] = True
+_database["OPTIONS"] = {"application_name": env.text("APPLICATION_NAME", "swarmdesk"), **_database.get("OPTIONS", {})}
+DATABASES = {"default": _database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CACHE_URL = env.text("CACHE_URL")
+CACHES: dict[str, dict[str, Any]] = {
+    "default": (
+        {"BACKEND": "portal.cache.ForgivingRedisCache", "LOCATION": CACHE_URL, "KEY_PREFIX": "swarmdesk"}
+        if CACHE_URL
+        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 10_000}}
+    )
+}
+
+STORAGES = {
+    "default": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(DATA_DIR / "storage")},
+    },
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = STANDALONE  # no collectstatic step on a laptop
+
+# -- people ----------------------------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "tenants.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = reverse_lazy("console:login")
+LOGIN_REDIRECT_URL = reverse_lazy("console:overview")
+LOGOUT_REDIRECT_URL = reverse_lazy("console:login")
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+# -- security --------------------------------------------------------------------------------------------------------
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+if not STANDALONE:
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [r"^(livez|readyz|metrics)$"]
+    SECURE_HSTS_SECONDS = 365 * 24 * 3600
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True
+
+# -- background work -------------------------------------------------------------------------------------------------
+
+LEASE_SECONDS = 30
+RUNNER_CONCURRENCY = 200
+RUNNER_LIFETIME_S = 3600
+GRACE_SECONDS = 45
+
+_runner_timeout = RUNNER_LIFETIME_S + 600
+Q_CLUSTER = {
+    "name": "swarmdesk",
+    "cluster_name": "ops",
+    "orm": "default",
+    "workers": 2,
+    "poll": 0.5,
+    "timeout": 900,
+    "retry": 960,
+    "max_attempts": 1,
+    "ack_failures": True,
+    "catch_up": False,
+    "save_limit": 1000,
+    "log_level": "WARNING",
+    "label": "Background jobs",
+    "ALT_CLUSTERS": {
+        "agents": {
+            "orm": "default",
+            "workers": env.parsed("AGENT_WORKERS", int, 2, "a whole number"),
+            "poll": 0.5,
+            "timeout": _runner_timeout,
+            "retry": _runner_timeout + 60,
+            "max_attempts": 1,
+            "ack_failures": True,
+            "recycle": 1,
+            "scheduler": False,
+            "save_limit": 100,
+            "log_level": "WARNING",
+        }
+    },
+}
+
+# -- REST API --------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "apps.tenants.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
+    "PAGE_SIZE": 50,
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+REST_KNOX = {
+    "TOKEN_MODEL": "tenants.ApiToken",
+    "TOKEN_PREFIX": "swd_",
+    "AUTH_HEADER_PREFIX": "Bearer",
+    "TOKEN_TTL": timedelta(days=90),
+}
+KNOX_TOKEN_MODEL = "tenants.ApiToken"
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "Swarmdesk API",
+    "DESCRIPTION": "Submit, watch and steer swarms of LLM agents; read what they cost.",
+    "VERSION": "1.0.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# -- admin -----------------------------------------------------------------------------------------------------------
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "Swarmdesk",
+    "SITE_HEADER": "Swarmdesk",
+    "SITE_URL": "/",
+    "SITE_SYMBOL": "hub",
+    "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda request: static("swarmdesk.css")],
+}
+
+# -- logs ------------------------------------------------------------------------------------------------------------
+
+LOG_FORMAT = env.choice("LOG_FORMAT", ["json", "console"], "console" if STANDALONE else "json")
+LOGGING_CONFIG = None  # portal.logs configures logging, once, for Django and structlog alike

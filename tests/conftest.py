@@ -1,0 +1,61 @@
+"""The fixed cast of the tests: people of acme, and an outsider of another tenant."""
+
+from __future__ import annotations
+
+import pytest
+
+from apps.tenants.models import Membership, Tenant, User
+from apps.tenants.roles import Role
+
+
+@pytest.fixture
+def acme(db: None) -> Tenant:
+    return Tenant.objects.create(slug="acme", name="Acme", time_zone="America/New_York")
+
+
+@pytest.fixture
+def rival(db: None) -> Tenant:
+    """Another tenant, which must never see anything of acme."""
+    return Tenant.objects.create(slug="rival", name="Rival", time_zone="Asia/Tokyo")
+
+
+def _user(name: str, tenant: Tenant, role: Role) -> User:
+    user = User.objects.create_user(name, f"{name}@example.test", "correct horse battery")
+    Membership.objects.create(user=user, tenant=tenant, role=role)
+    return user
+
+
+@pytest.fixture
+def owner(acme: Tenant) -> User:
+    return _user("owner", acme, Role.ADMIN)
+
+
+@pytest.fixture
+def operator(acme: Tenant) -> User:
+    return _user("operator", acme, Role.OPERATOR)
+
+
+@pytest.fixture
+def developer(acme: Tenant) -> User:
+    return _user("developer", acme, Role.DEVELOPER)
+
+
+@pytest.fixture
+def viewer(acme: Tenant) -> User:
+    return _user("viewer", acme, Role.VIEWER)
+
+
+@pytest.fixture
+def finance(acme: Tenant) -> User:
+    return _user("finance", acme, Role.FINANCE)
+
+
+@pytest.fixture
+def outsider(rival: Tenant) -> User:
+    """Holds every role's power in another tenant, and none here."""
+    return _user("outsider", rival, Role.ADMIN)
+
+
+@pytest.fixture
+def platform_admin(db: None) -> User:
+    return User.objects.create_superuser("root", "root@example.test", "correct horse battery")
