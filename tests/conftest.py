@@ -6,6 +6,9 @@ import pytest
 
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
+from tests.databases import db, django_db_setup, own_database
+
+__all__ = ["db", "django_db_setup", "own_database"]
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""A database of its own for a test whose data other processes or connections must see committed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from django.conf import settings
+from django.db import connection, connections
+
+_numbers = itertools.count(1)
+
+
+def _admin(statement: str) -> None:
+    """Runs a statement on the server's maintenance database, outside any transaction."""
+    with connection._nodb_cursor() as cursor:  # type: ignore[attr-defined]
+        cursor.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: pytest.FixtureRequest) -> Iterator[None]:
+    """The migrated test database, and beside it a pristine copy that nobody connects to: a template."""
+    with django_db_blocker.unblock():  # type: ignore[attr-defined]
+        migrated = connection.settings_dict["NAME"]
+        connection.close()  # a template must have no connections
+        _admin(f'DROP DATABASE IF EXISTS "{migrated}_pristine" WITH (FORCE)')
+        _admin(f'CREATE DATABASE "{migrated}_pristine" TEMPLATE "{migrated}"')
+    yield
+    with django_db_blocker.unblock():  # type: ignore[attr-defined]
+        _admin(f'DROP DATABASE IF EXISTS "{migrated}_pristine" WITH (FORCE)')
+
+
+@pytest.fixture
+def db(request: pytest.FixtureRequest) -> None:
+    """The test's database: rolled back at its end, or its own where ``own_database`` is asked for too."""
+    request.getfixturevalue("own_database" if "own_database" in request.fixturenames else "_django_db_helper")
+
+
+@pytest.fixture
+def own_database(
+    request: pytest.FixtureRequest,
+    django_db_setup: None,
+    django_db_blocker: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[str]:
+    """A fresh, migrated database for this test alone, with commits that stay; its URL, for child processes.
+
+    Django's default connection points at it while the test runs (new threads too), and children inherit it
+    in DATABASE_URL. It is dropped at the end, also when children are still connected. Do not mark such a test
+    with ``django_db``: the fixtures that ask for ``db`` (acme, owner, ...) are made in it, and committed.
+    """
+    if request.node.get_closest_marker("django_db"):
+        pytest.fail("own_database and the django_db marker exclude each other: drop the marker.")
+    usual = connection.settings_dict["NAME"]
+    name = f"{usual}_own{next(_numbers)}"
+    url = urlsplit(settings.DATABASE_URL)._replace(path=f"/{name}").geturl()
+    with django_db_blocker.unblock():  # type: ignore[attr-defined]
+        connection.close()
+        _admin(f'CREATE DATABASE "{name}" TEMPLATE "{usual}_pristine"')
+        connection.settings_dict["NAME"] = connections.settings["default"]["NAME"] = name
+        monkeypatch.setenv("DATABASE_URL", url)
+        try:
+            yield url
+        finally:
+            connection.close()
+            connection.settings_dict["NAME"] = connections.settings["default"]["NAME"] = usual
+            _admin(f'DROP DATABASE "{name}" WITH (FORCE)')
