@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
@@ -38,6 +39,10 @@ SWARM_MOVES: dict[str, frozenset[str]] = {
 """Which status may follow which. A failed swarm goes back to the queue when its failed tasks are retried."""
 
 
+class CannotAct(Exception):
+    """A swarm or task is not in a state for what was asked; the text says why, for a person."""
+
+
 class Priority(models.IntegerChoices):
     LOW = 0
     NORMAL = 1
@@ -58,7 +63,9 @@ class Swarm(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="swarms")
     name = models.CharField(max_length=100)
     status = models.CharField(max_length=10, choices=SwarmStatus, default=SwarmStatus.QUEUED, editable=False)
-    status_reason = models.TextField(blank=True, editable=False, help_text="Why it was paused, stopped or failed.")
+    status_reason = models.TextField(
+        blank=True, editable=False, help_text="Why it was paused, stopped or failed."
+    )
     priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
     spec = models.JSONField()
     subject_id = models.UUIDField(null=True, blank=True, help_text="Pseudonym of the person this run is for.")
@@ -93,11 +100,16 @@ class Swarm(models.Model):
         constraints: ClassVar = [
             models.CheckConstraint(condition=Q(status__in=SwarmStatus.values), name="swarm_status_known"),
             models.CheckConstraint(
-                condition=Q(tasks_total__gte=models.F("tasks_succeeded") + models.F("tasks_failed") + models.F("tasks_cancelled")),
+                condition=Q(
+                    tasks_total__gte=models.F("tasks_succeeded")
+                    + models.F("tasks_failed")
+                    + models.F("tasks_cancelled")
+                ),
                 name="swarm_counts_add_up",
             ),
             models.CheckConstraint(
-                condition=Q(holds_resources=False) | ~Q(status__in=["queued", "succeeded", "failed", "terminated"]),
+                condition=Q(holds_resources=False)
+                | ~Q(status__in=["queued", "succeeded", "failed", "terminated"]),
                 name="only_active_swarms_hold_resources",
             ),
         ]
@@ -112,6 +124,64 @@ class Swarm(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in SWARM_TERMINAL
+
+    def move_to(self, status: SwarmStatus) -> None:
+        """Sets the status; the caller holds the row's lock and saves. Raises CannotAct for a move that is not allowed."""
+        if status not in SWARM_MOVES[self.status]:
+            raise CannotAct(f"A {self.status} swarm cannot become {status}.")
+        self.status = status
+
+    def leave_queue(self) -> None:
+        """Forgets what was said about its wait."""
+        self.queue_reason, self.queue_position, self.estimated_start = "", None, None
+
+    def verify_terminate(self) -> None:
+        """Raises CannotAct with the reason unless it can be terminated."""
+        if self.is_over:
+            raise CannotAct(f"It is over already: {self.status}.")
+        if self.status == SwarmStatus.STOPPING:
+            raise CannotAct("It is being terminated already.")
+
+    def verify_pause(self) -> None:
+        """Raises CannotAct with the reason unless it can be paused."""
+        if self.status not in (SwarmStatus.RUNNING, SwarmStatus.QUEUED):
+            raise CannotAct(f"Only a running or queued swarm can be paused; this one is {self.status}.")
+
+    def verify_resume(self) -> None:
+        """Raises CannotAct with the reason unless it can be resumed."""
+        if self.status != SwarmStatus.PAUSED:
+            raise CannotAct(f"Only a paused swarm can be resumed; this one is {self.status}.")
+
+    def verify_retry(self) -> None:
+        """Raises CannotAct with the reason unless it has failed tasks that can be retried."""
+        if self.status not in (SwarmStatus.FAILED, SwarmStatus.RUNNING, SwarmStatus.PAUSED):
+            raise CannotAct(f"A {self.status} swarm has nothing to retry.")
+        if not self.tasks_failed:
+            raise CannotAct("None of its tasks has failed.")
+
+    def can_terminate(self) -> bool:
+        return _allowed(self.verify_terminate)
+
+    def can_pause(self) -> bool:
+        return _allowed(self.verify_pause)
+
+    def can_resume(self) -> bool:
+        return _allowed(self.verify_resume)
+
+    def can_retry(self) -> bool:
+        return _allowed(self.verify_retry)
+
+
+def _allowed(verify: Callable[[], None]) -> bool:
+    try:
+        verify()
+    except CannotAct:
+        return False
+    return True
 
 
 class Agent(models.Model):
@@ -137,7 +207,9 @@ class Agent(models.Model):
     class Meta:
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["swarm", "name"], name="one_agent_per_name"),
-            models.CheckConstraint(condition=Q(slots_free__lte=models.F("replicas")), name="slots_within_replicas"),
+            models.CheckConstraint(
+                condition=Q(slots_free__lte=models.F("replicas")), name="slots_within_replicas"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -155,9 +227,13 @@ class Step(models.Model):
     prompt = models.TextField(help_text="Template; sees item and the results of the steps it needs.")
     needs = ArrayField(models.CharField(max_length=100), default=list, blank=True)
     is_fan_out = models.BooleanField(default=False)
-    open_needs = models.PositiveIntegerField(default=0, editable=False, help_text="Needed steps that have not succeeded yet.")
+    open_needs = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Needed steps that have not succeeded yet."
+    )
     tasks_total = models.PositiveIntegerField(default=1)
-    tasks_open = models.PositiveIntegerField(default=1, editable=False, help_text="Tasks that have not succeeded yet.")
+    tasks_open = models.PositiveIntegerField(
+        default=1, editable=False, help_text="Tasks that have not succeeded yet."
+    )
 
     class Meta:
         ordering: ClassVar = ["position"]

@@ -1,0 +1,363 @@
+"""How a swarm moves forward: outcomes of attempts are recorded, steps complete, tasks open, swarms end.
+
+Everything here runs inside a transaction whose first write locked the rows of the swarms concerned
+(:func:`lock_swarms`), so that counters, steps and slots of a swarm change one transaction at a time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connection
+
+from apps.events.log import NewEvent, emit
+from apps.swarms.models import FailureCode, Priority, ResourcePool, Step, Swarm, SwarmStatus, Task, TaskStatus
+from apps.swarms.scheduling import task_rank
+from portal.notify import Channel, notify
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """What became of one attempt. ``status`` is what the task should be now:
+
+    succeeded, failed, cancelled; waiting (``retry_at`` says until when); or ready (handed back, or to run again at
+    once). ``counted`` is False when the attempt must not count against the task's retries.
+    """
+
+    task_id: uuid.UUID
+    lease_token: uuid.UUID
+    status: TaskStatus
+    result: Any = None
+    failure_code: str = ""
+    error: str = ""
+    retry_at: dt.datetime | None = None
+    counted: bool = True
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What :func:`record` did: the lease tokens whose outcome was taken, with the status each task has now."""
+
+    statuses: dict[uuid.UUID, str] = field(default_factory=dict)
+    ended: list[Swarm] = field(default_factory=list)
+
+
+def lock_swarms(swarm_ids: Collection[uuid.UUID], *, wait: bool = True) -> list[uuid.UUID]:
+    """Locks swarm rows in id order; the ids locked. Without ``wait``, those that others hold are left out."""
+    rows = Swarm.objects.select_for_update(skip_locked=not wait).filter(pk__in=swarm_ids).order_by("pk")
+    return list(rows.values_list("pk", flat=True))
+
+
+def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
+    """Records outcomes of attempts and all that follows from them. The swarms must be locked.
+
+    An outcome whose lease token is not the task's current one changes nothing: its lease ended and the task belongs to
+    somebody else now.
+    """
+    recorded = Recorded()
+    if not outcomes:
+        return recorded
+    rows = _write_outcomes(outcomes, now)
+    events: list[NewEvent] = []
+    freed: Counter[uuid.UUID] = Counter()
+    done: dict[uuid.UUID, Counter[str]] = defaultdict(Counter)
+    succeeded_steps: Counter[uuid.UUID] = Counter()
+    for row in rows:
+        recorded.statuses[row.lease_token] = row.status
+        done[row.swarm_id][row.status] += 1
+        if row.status != TaskStatus.READY:
+            freed[row.agent_id] += 1
+        if row.status == TaskStatus.SUCCEEDED:
+            succeeded_steps[row.step_id] += 1
+        events.append(
+            NewEvent(
+                f"task.{row.status}",
+                row.tenant_id,
+                row.swarm_id,
+                row.task_id,
+                {"code": row.failure_code} if row.failure_code else {},
+            )
+        )
+    if not rows:
+        return recorded
+    free_slots(freed)
+    completed = _close_tasks_of_steps(succeeded_steps)
+    for swarm_id, names in completed.items():
+        _meet_needs(swarm_id, names)
+    for swarm_id, counts in done.items():
+        if counts[TaskStatus.FAILED]:
+            cancelled = cancel_blocked(swarm_id, now=now)
+            counts[TaskStatus.CANCELLED] += len(cancelled)
+            events += cancelled
+    ended, end_events = _count(done, now)
+    emit(events, now=now)
+    open_tasks(done.keys() - {swarm.pk for swarm in ended}, now=now)
+    if ended:
+        end(ended, end_events, now=now)
+        recorded.ended = ended
+    if any(counts[TaskStatus.WAITING] for counts in done.values()):
+        notify(Channel.ADMIT)
+    return recorded
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    lease_token: uuid.UUID
+    task_id: uuid.UUID
+    tenant_id: uuid.UUID
+    swarm_id: uuid.UUID
+    step_id: uuid.UUID
+    agent_id: uuid.UUID
+    status: str
+    failure_code: str
+
+
+def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_Row]:
+    """Writes outcomes to the tasks that still hold their lease.
+
+    What a swarm that stops or rests would have run again is cancelled or goes back to pending.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE swarms_task t SET
+                status = o.status, result = o.result, failure_code = o.failure_code, error = o.error,
+                ready_at = CASE WHEN o.status = 'waiting' THEN o.retry_at ELSE t.ready_at END,
+                finished_at = CASE WHEN o.status IN ('succeeded', 'failed', 'cancelled') THEN %(now)s END,
+                attempts_counted = t.attempts_counted - CASE WHEN o.counted THEN 0 ELSE 1 END,
+                lease_token = NULL, lease_expires_at = NULL, runner_id = NULL
+            FROM (
+                SELECT u.task_id, u.token, u.result, u.retry_at, u.counted, u.error, s.tenant_id,
+                    CASE
+                        WHEN s.status = 'stopping' AND u.status IN ('ready', 'waiting') THEN 'cancelled'
+                        WHEN s.status <> 'running' AND u.status = 'ready' THEN 'pending'
+                        ELSE u.status
+                    END AS status,
+                    CASE
+                        WHEN s.status = 'stopping' AND u.status IN ('ready', 'waiting') THEN 'cancelled'
+                        ELSE u.failure_code
+                    END AS failure_code
+                FROM unnest(
+                    %(ids)s::uuid[], %(tokens)s::uuid[], %(statuses)s::text[], %(results)s::jsonb[],
+                    %(codes)s::text[], %(errors)s::text[], %(retries)s::timestamptz[], %(counted)s::boolean[]
+                ) AS u (task_id, token, status, result, failure_code, error, retry_at, counted)
+                JOIN swarms_task ut ON ut.id = u.task_id
+                JOIN swarms_swarm s ON s.id = ut.swarm_id
+            ) o
+            WHERE t.id = o.task_id AND t.lease_token = o.token
+            RETURNING o.token, t.id, o.tenant_id, t.swarm_id, t.step_id, t.agent_id, t.status, t.failure_code
+            """,
+            {
+                "now": now,
+                "ids": [o.task_id for o in outcomes],
+                "tokens": [o.lease_token for o in outcomes],
+                "statuses": [str(o.status) for o in outcomes],
+                "results": [None if o.result is None else json.dumps(o.result) for o in outcomes],
+                "codes": [o.failure_code for o in outcomes],
+                "errors": [o.error for o in outcomes],
+                "retries": [o.retry_at for o in outcomes],
+                "counted": [o.counted for o in outcomes],
+            },
+        )
+        return [_Row(*row) for row in cursor.fetchall()]
+
+
+def free_slots(freed: Counter[uuid.UUID]) -> None:
+    """Gives replicas back to their agents: {agent id: how many}."""
+    if not freed:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE swarms_agent a SET slots_free = LEAST(a.replicas, a.slots_free + f.n)
+            FROM unnest(%s::uuid[], %s::int[]) AS f (agent_id, n) WHERE a.id = f.agent_id
+            """,
+            [list(freed), list(freed.values())],
+        )
+
+
+def _close_tasks_of_steps(succeeded: Counter[uuid.UUID]) -> dict[uuid.UUID, list[str]]:
+    """Counts succeeded tasks off their steps; {swarm id: names of the steps that are complete now}."""
+    complete: dict[uuid.UUID, list[str]] = defaultdict(list)
+    if succeeded:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """
+                UPDATE swarms_step s SET tasks_open = s.tasks_open - d.n
+                FROM unnest(%s::uuid[], %s::int[]) AS d (step_id, n) WHERE s.id = d.step_id
+                RETURNING s.swarm_id, s.name, s.tasks_open
+                """,
+                [list(succeeded), list(succeeded.values())],
+            )
+            for swarm_id, name, tasks_open in cursor.fetchall():
+                if tasks_open == 0:
+                    complete[swarm_id].append(name)
+    return complete
+
+
+def _meet_needs(swarm_id: uuid.UUID, complete: list[str]) -> None:
+    """Counts completed steps off the needs of the steps that wait for them."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE swarms_step SET open_needs = open_needs
+                - (SELECT count(DISTINCT n) FROM unnest(needs) AS n WHERE n = ANY(%(names)s))
+            WHERE swarm_id = %(swarm)s AND needs && %(names)s::varchar[]
+            """,
+            {"swarm": swarm_id, "names": complete},
+        )
+
+
+def blocked_steps(steps: Iterable[Step], failed: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """Steps that can never run because a step they need, directly or not, has failed tasks: {id: that step's name}."""
+    steps = list(steps)
+    cause = {step.name: step.name for step in steps if step.pk in failed}
+    blocked: dict[uuid.UUID, str] = {}
+    changed = True
+    while changed:
+        changed = False
+        for step in steps:
+            reason = next((cause[need] for need in step.needs if need in cause), None)
+            if reason and step.pk not in blocked:
+                blocked[step.pk] = reason
+                cause.setdefault(step.name, reason)
+                changed = True
+    return blocked
+
+
+def cancel_blocked(swarm_id: uuid.UUID, *, now: dt.datetime) -> list[NewEvent]:
+    """Cancels the pending tasks that need what has failed; their events, one each. Does not touch the counters."""
+    failed = set(
+        Task.objects.filter(swarm_id=swarm_id, status=TaskStatus.FAILED)
+        .values_list("step_id", flat=True)
+        .distinct()
+    )
+    events: list[NewEvent] = []
+    blocked = blocked_steps(Step.objects.filter(swarm_id=swarm_id), failed)
+    if not blocked:
+        return events
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE swarms_task t SET status = 'cancelled', failure_code = %(code)s, finished_at = %(now)s,
+                error = 'It needs ' || b.cause || ', which failed.'
+            FROM unnest(%(steps)s::uuid[], %(causes)s::text[]) AS b (step_id, cause), swarms_swarm s
+            WHERE t.step_id = b.step_id AND t.status = 'pending' AND s.id = t.swarm_id
+            RETURNING t.id, s.tenant_id
+            """,
+            {
+                "code": FailureCode.CANCELLED,
+                "now": now,
+                "steps": list(blocked),
+                "causes": list(blocked.values()),
+            },
+        )
+        events = [
+            NewEvent("task.cancelled", tenant_id, swarm_id, task_id, {"code": FailureCode.CANCELLED})
+            for task_id, tenant_id in cursor.fetchall()
+        ]
+    return events
+
+
+def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[Swarm], list[NewEvent]]:
+    """Adds to the counters of swarms and bumps their version; the swarms that are over, with their final status."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE swarms_swarm s SET tasks_succeeded = s.tasks_succeeded + d.succeeded,
+                tasks_failed = s.tasks_failed + d.failed, tasks_cancelled = s.tasks_cancelled + d.cancelled,
+                version = s.version + 1
+            FROM unnest(%s::uuid[], %s::int[], %s::int[], %s::int[]) AS d (id, succeeded, failed, cancelled)
+            WHERE s.id = d.id
+            RETURNING s.id, s.tenant_id, s.status, s.tasks_failed, s.tasks_succeeded + s.tasks_failed + s.tasks_cancelled
+                >= s.tasks_total
+            """,
+            [
+                list(done),
+                [c[TaskStatus.SUCCEEDED] for c in done.values()],
+                [c[TaskStatus.FAILED] for c in done.values()],
+                [c[TaskStatus.CANCELLED] for c in done.values()],
+            ],
+        )
+        rows = cursor.fetchall()
+    over = [row for row in rows if row[4]]
+    if not over:
+        return [], []
+    swarms = list(Swarm.objects.filter(pk__in=[row[0] for row in over]).order_by("pk"))
+    events = []
+    for swarm in swarms:
+        if swarm.status == SwarmStatus.STOPPING:
+            final = SwarmStatus.TERMINATED
+        elif swarm.tasks_failed:
+            final = SwarmStatus.FAILED
+            swarm.status_reason = f"{swarm.tasks_failed} of {swarm.tasks_total} tasks failed."
+        else:
+            final = SwarmStatus.SUCCEEDED
+        swarm.move_to(final)
+        swarm.finished_at = now
+        events.append(
+            NewEvent(f"swarm.{final}", swarm.tenant_id, swarm.pk, data={"reason": swarm.status_reason})
+        )
+    return swarms, events
+
+
+def end(swarms: Sequence[Swarm], events: Sequence[NewEvent], *, now: dt.datetime) -> None:
+    """Writes the final status of swarms, gives their resources back to the pool, and tells the orchestrator."""
+    ResourcePool.objects.give_back([swarm for swarm in swarms if swarm.holds_resources])
+    for swarm in swarms:
+        swarm.holds_resources = False
+    Swarm.objects.bulk_update(swarms, ["status", "status_reason", "finished_at", "holds_resources"])
+    emit(events, now=now)
+    notify(Channel.ADMIT)
+
+
+def open_tasks(swarm_ids: Collection[uuid.UUID], *, now: dt.datetime) -> int:
+    """Makes pending tasks ready, as far as their needs are met and their agents have replicas free; how many.
+
+    Only of swarms that run. The swarms must be locked.
+    """
+    if not swarm_ids:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH picked AS (
+                SELECT t.id, a.id AS agent_id, s.priority, s.tenant_id
+                FROM swarms_swarm s
+                JOIN swarms_agent a ON a.swarm_id = s.id AND a.slots_free > 0
+                CROSS JOIN LATERAL (
+                    SELECT t.id FROM swarms_task t JOIN swarms_step st ON st.id = t.step_id AND st.open_needs = 0
+                    WHERE t.agent_id = a.id AND t.status = 'pending' ORDER BY t.index LIMIT a.slots_free
+                ) t
+                WHERE s.id = ANY(%(swarms)s) AND s.status = 'running'
+            ), opened AS (
+                UPDATE swarms_task t SET status = 'ready', ready_at = %(now)s, finished_at = NULL,
+                    rank = (%(ranks)s::bigint[])[p.priority + 1]
+                FROM picked p WHERE t.id = p.id
+                RETURNING t.id, t.agent_id, t.swarm_id, p.tenant_id
+            ), taken AS (
+                UPDATE swarms_agent a SET slots_free = a.slots_free - o.n
+                FROM (SELECT agent_id, count(*) AS n FROM opened GROUP BY agent_id) o WHERE a.id = o.agent_id
+            )
+            SELECT id, tenant_id, swarm_id FROM opened
+            """,
+            {
+                "swarms": list(swarm_ids),
+                "now": now,
+                "ranks": [task_rank(priority, now) for priority in Priority.values],
+            },
+        )
+        opened = cursor.fetchall()
+    if opened:
+        emit(
+            [NewEvent("task.ready", tenant_id, swarm_id, task_id) for task_id, tenant_id, swarm_id in opened],
+            now=now,
+        )
+        notify(Channel.READY)
+    return len(opened)
