@@ -234,9 +234,7 @@ def blocked_steps(steps: Iterable[Step], failed: Collection[uuid.UUID]) -> dict[
 def cancel_blocked(swarm_id: uuid.UUID, *, now: dt.datetime) -> list[NewEvent]:
     """Cancels the pending tasks that need what has failed; their events, one each. Does not touch the counters."""
     failed = set(
-        Task.objects.filter(swarm_id=swarm_id, status=TaskStatus.FAILED)
-        .values_list("step_id", flat=True)
-        .distinct()
+        Task.objects.filter(swarm_id=swarm_id, status=TaskStatus.FAILED).values_list("step_id", flat=True).distinct()
     )
     events: list[NewEvent] = []
     blocked = blocked_steps(Step.objects.filter(swarm_id=swarm_id), failed)
@@ -301,9 +299,7 @@ def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[
             final = SwarmStatus.SUCCEEDED
         swarm.move_to(final)
         swarm.finished_at = now
-        events.append(
-            NewEvent(f"swarm.{final}", swarm.tenant_id, swarm.pk, data={"reason": swarm.status_reason})
-        )
+        events.append(NewEvent(f"swarm.{final}", swarm.tenant_id, swarm.pk, data={"reason": swarm.status_reason}))
     return swarms, events
 
 

@@ -63,9 +63,7 @@ class Swarm(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="swarms")
     name = models.CharField(max_length=100)
     status = models.CharField(max_length=10, choices=SwarmStatus, default=SwarmStatus.QUEUED, editable=False)
-    status_reason = models.TextField(
-        blank=True, editable=False, help_text="Why it was paused, stopped or failed."
-    )
+    status_reason = models.TextField(blank=True, editable=False, help_text="Why it was paused, stopped or failed.")
     priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
     spec = models.JSONField()
     subject_id = models.UUIDField(null=True, blank=True, help_text="Pseudonym of the person this run is for.")
@@ -108,8 +106,7 @@ class Swarm(models.Model):
                 name="swarm_counts_add_up",
             ),
             models.CheckConstraint(
-                condition=Q(holds_resources=False)
-                | ~Q(status__in=["queued", "succeeded", "failed", "terminated"]),
+                condition=Q(holds_resources=False) | ~Q(status__in=["queued", "succeeded", "failed", "terminated"]),
                 name="only_active_swarms_hold_resources",
             ),
         ]
@@ -207,9 +204,7 @@ class Agent(models.Model):
     class Meta:
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["swarm", "name"], name="one_agent_per_name"),
-            models.CheckConstraint(
-                condition=Q(slots_free__lte=models.F("replicas")), name="slots_within_replicas"
-            ),
+            models.CheckConstraint(condition=Q(slots_free__lte=models.F("replicas")), name="slots_within_replicas"),
         ]
 
     def __str__(self) -> str:
@@ -231,9 +226,7 @@ class Step(models.Model):
         default=0, editable=False, help_text="Needed steps that have not succeeded yet."
     )
     tasks_total = models.PositiveIntegerField(default=1)
-    tasks_open = models.PositiveIntegerField(
-        default=1, editable=False, help_text="Tasks that have not succeeded yet."
-    )
+    tasks_open = models.PositiveIntegerField(default=1, editable=False, help_text="Tasks that have not succeeded yet.")
 
     class Meta:
         ordering: ClassVar = ["position"]

@@ -62,8 +62,12 @@ class Task(models.Model):
     item = models.JSONField(null=True, blank=True)
     status = models.CharField(max_length=10, choices=TaskStatus, default=TaskStatus.PENDING, editable=False)
     rank = models.BigIntegerField(default=0, editable=False)
-    ready_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="Since when it is ready, or when its retry is due.")
-    attempts_counted = models.PositiveIntegerField(default=0, editable=False, help_text="Attempts started and not handed back.")
+    ready_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Since when it is ready, or when its retry is due."
+    )
+    attempts_counted = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Attempts started and not handed back."
+    )
     lease_token = models.UUIDField(null=True, blank=True, editable=False, help_text="Id of the attempt that may write.")
     lease_expires_at = models.DateTimeField(null=True, blank=True, editable=False)
     runner_id = models.UUIDField(null=True, blank=True, editable=False)
@@ -99,5 +103,3 @@ class Task(models.Model):
     def key(self) -> str:
         """Its name inside the swarm: "brief", or "gather[0]" for one of a fan-out. Reads ``step``."""
         return f"{self.step.name}[{self.index}]" if self.step.is_fan_out else self.step.name
-
-
