@@ -10,9 +10,10 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from apps.tenants.access import Principal
 from apps.tenants.models import Tenant, User
+from apps.tenants.roles import Permission
 from portal.ids import uuid7
-from portal.money import NanoDollarField
 
 
 class SwarmStatus(models.TextChoices):
@@ -56,6 +57,24 @@ class Runtime(models.TextChoices):
     PYTHON = "python", "Registered callable"
 
 
+class SwarmQuerySet(models.QuerySet["Swarm"]):
+    def visible_to(self, principal: Principal, permission: Permission = Permission.SWARM_READ) -> SwarmQuerySet:
+        """The swarms of the tenants in which the principal has the permission."""
+        found: SwarmQuerySet = principal.limit(self, permission)
+        return found
+
+    def unfinished(self) -> SwarmQuerySet:
+        """The swarms that wait, run, pause or are being stopped."""
+        return self.exclude(status__in=SWARM_TERMINAL)
+
+    def search(self, text: str) -> SwarmQuerySet:
+        """The swarms whose name contains every word of ``text``, in any order."""
+        found = self
+        for word in text.split():
+            found = found.filter(name__icontains=word)
+        return found
+
+
 class Swarm(models.Model):
     """One run of a swarm spec for a tenant."""
 
@@ -92,6 +111,8 @@ class Swarm(models.Model):
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
     started_at = models.DateTimeField(null=True, blank=True, editable=False)
     finished_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = SwarmQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-id"]

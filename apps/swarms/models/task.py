@@ -8,6 +8,8 @@ from django.db import models
 from django.db.models import Q
 
 from apps.swarms.models.swarm import Agent, Step, Swarm
+from apps.tenants.access import Principal
+from apps.tenants.roles import Permission
 from portal.ids import uuid7
 
 
@@ -46,6 +48,17 @@ class FailureCode(models.TextChoices):
     CANCELLED = "cancelled"
 
 
+class TaskQuerySet(models.QuerySet["Task"]):
+    def visible_to(self, principal: Principal, permission: Permission = Permission.SWARM_READ) -> TaskQuerySet:
+        """The tasks of swarms of the tenants in which the principal has the permission."""
+        found: TaskQuerySet = principal.limit(self, permission, "swarm__tenant_id")
+        return found
+
+    def named(self) -> TaskQuerySet:
+        """With what a task's key and its waiting reason read: its step, its agent and its swarm."""
+        return self.select_related("step", "agent", "swarm")
+
+
 class Task(models.Model):
     """One prompt for one agent.
 
@@ -76,6 +89,8 @@ class Task(models.Model):
     result = models.JSONField(null=True, blank=True, editable=False)
     failure_code = models.CharField(max_length=20, choices=FailureCode, blank=True, editable=False)
     error = models.TextField(blank=True, editable=False)
+
+    objects = TaskQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar = ["step__position", "index"]
