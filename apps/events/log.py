@@ -93,6 +93,30 @@ def head() -> Position:
     return Position(xmin - 1, 2**63 - 1)
 
 
+def has_behind(position: Position) -> bool:
+    """Whether there are rows behind a position, readable already or not (their transactions may still be open)."""
+    return (
+        Event.objects.extra(  # noqa: S610
+            where=["(xact_id, id) > (%s, %s)"], params=[position.xact_id, position.event_id]
+        )
+        .order_by()
+        .exists()
+    )
+
+
+def last_id() -> int:
+    """Id of the last event that can be read now; 0 for an empty log."""
+    found = (
+        Event.objects.extra(  # noqa: S610
+            where=["xact_id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"]
+        )
+        .order_by("-xact_id", "-id")
+        .values_list("id", flat=True)
+        .first()
+    )
+    return found or 0
+
+
 def consume(name: str, handle: Callable[[Sequence[Event]], None], *, limit: int = 500) -> int:
     """Hands the next events to a durable consumer and moves its offset, in one transaction; how many there were.
 
