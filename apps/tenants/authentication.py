@@ -1,7 +1,42 @@
 """Token login of the REST API."""
 
+from __future__ import annotations
+
+from hmac import compare_digest
+
+from django.utils import timezone
 from knox.auth import TokenAuthentication as KnoxTokenAuthentication
+from knox.crypto import hash_token
+from knox.settings import CONSTANTS
+from rest_framework.exceptions import AuthenticationFailed
+
+from apps.tenants.models import ApiToken, User
 
 
 class TokenAuthentication(KnoxTokenAuthentication):
-    """``Authorization: Bearer TOKEN``."""
+    """``Authorization: Bearer TOKEN``.
+
+    One query, where Knox reads all tokens of the user; and an expired token stays in the table, so that its owner is
+    told when it expired and the admin still shows it.
+    """
+
+    def authenticate_credentials(self, token: bytes) -> tuple[User, ApiToken]:
+        """The user and the token row; AuthenticationFailed says what is wrong with the token."""
+        text = token.decode("utf-8", errors="replace")
+        if not (text.isascii() and text.isprintable()):
+            raise AuthenticationFailed("This is not a token: it has characters that no token has.")
+        digest = hash_token(text)
+        found = ApiToken.objects.filter(token_key=text[: CONSTANTS.TOKEN_KEY_LENGTH]).select_related("user", "tenant")
+        for row in found:
+            if compare_digest(digest, row.digest):
+                return self._admit(row)
+        raise AuthenticationFailed("This token is not known; it may have been revoked.")
+
+    def _admit(self, token: ApiToken) -> tuple[User, ApiToken]:
+        now = timezone.now()
+        if token.has_expired(now=now):
+            raise AuthenticationFailed(f"This token expired on {token.expiry:%Y-%m-%d at %H:%M} UTC.")
+        if not token.user.is_active:
+            raise AuthenticationFailed("The user of this token is not active.")
+        token.note_use(now=now)
+        return token.user, token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import zoneinfo
 from typing import ClassVar
 
@@ -14,6 +15,8 @@ from knox.models import AbstractAuthToken
 
 from apps.tenants.roles import Role
 from portal.ids import uuid7
+
+USE_NOTED_EVERY = dt.timedelta(minutes=1)
 
 
 def validate_time_zone(name: str) -> None:
@@ -86,3 +89,18 @@ class ApiToken(AbstractAuthToken):
 
     def __str__(self) -> str:
         return f"{self.token_key}… of {self.user}"
+
+    def has_expired(self, *, now: dt.datetime) -> bool:
+        """Whether its time is over. Without an expiry it never is."""
+        return self.expiry is not None and self.expiry <= now
+
+    def note_use(self, *, now: dt.datetime) -> bool:
+        """Keeps when it was last used, to the minute: whether this use was written."""
+        stale = now - USE_NOTED_EVERY
+        if self.last_used_at is not None and self.last_used_at > stale:
+            return False
+        # The condition again, for requests that read the row together: one of them writes.
+        unnoted = Q(last_used_at__isnull=True) | Q(last_used_at__lte=stale)
+        noted = bool(ApiToken.objects.filter(unnoted, pk=self.pk).update(last_used_at=now))
+        self.last_used_at = now
+        return noted
