@@ -71,7 +71,7 @@ def read(after: Position, *, limit: int = 500, **filters: Any) -> list[Event]:
     """The next events after a position, at most ``limit``, oldest first; ``filters`` are QuerySet filters."""
     return list(
         Event.objects.filter(**filters)
-        .extra(  # noqa: S610 (row comparison, which the ORM cannot express)
+        .extra(
             where=["(xact_id, id) > (%s, %s)", "xact_id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"],
             params=[after.xact_id, after.event_id],
         )
@@ -96,9 +96,7 @@ def head() -> Position:
 def has_behind(position: Position) -> bool:
     """Whether there are rows behind a position, readable already or not (their transactions may still be open)."""
     return (
-        Event.objects.extra(  # noqa: S610
-            where=["(xact_id, id) > (%s, %s)"], params=[position.xact_id, position.event_id]
-        )
+        Event.objects.extra(where=["(xact_id, id) > (%s, %s)"], params=[position.xact_id, position.event_id])
         .order_by()
         .exists()
     )
@@ -107,9 +105,7 @@ def has_behind(position: Position) -> bool:
 def last_id() -> int:
     """Id of the last event that can be read now; 0 for an empty log."""
     found = (
-        Event.objects.extra(  # noqa: S610
-            where=["xact_id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"]
-        )
+        Event.objects.extra(where=["xact_id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"])
         .order_by("-xact_id", "-id")
         .values_list("id", flat=True)
         .first()
