@@ -23,7 +23,8 @@ RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 class RetryPolicy:
     """When a failed task runs again. Without overrides: after 5, 15 and 30 seconds; the fourth failure is permanent.
 
-    An agent that overrides anything gets ``base_delay_s * factor ** n``, at most ``max_delay_s``, ``max_retries`` times.
+    An agent that overrides anything gets ``base_delay_s * factor ** n``, at most ``max_delay_s``, up to
+    ``max_retries`` times.
     """
 
     max_retries: int = 3

@@ -98,7 +98,7 @@ class ModelClients:
         api_key = env.text(endpoint.api_key_variable) if endpoint.api_key_variable else "none"
         if not api_key:
             raise ProviderUnavailable(
-                f"The key of provider {endpoint.provider!r} is missing: set {endpoint.api_key_variable} for the workers."
+                f"The key of provider {endpoint.provider!r} is missing: set {endpoint.api_key_variable} for workers."
             )
         # The SDKs would retry by themselves, outside the reservation: each attempt here is one call.
         if endpoint.kind == ProviderKind.ANTHROPIC:

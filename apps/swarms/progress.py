@@ -355,5 +355,10 @@ def open_tasks(swarm_ids: Collection[uuid.UUID], *, now: dt.datetime) -> int:
             [NewEvent("task.ready", tenant_id, swarm_id, task_id) for task_id, tenant_id, swarm_id in opened],
             now=now,
         )
-        notify(Channel.READY)
+        announce_ready()
     return len(opened)
+
+
+def announce_ready() -> None:
+    """Wakes the runners when the current transaction commits: there are tasks to lease."""
+    notify(Channel.READY)

@@ -1,0 +1,112 @@
+"""Writing what runners did: settlements, outcomes, attempts and all that follows, a batch in one transaction."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connection, transaction
+
+from apps.costs import reserving
+from apps.costs.reserving import Settlement
+from apps.execution.leases import Leased
+from apps.execution.models import Outcome
+from apps.swarms import progress
+from apps.swarms.models import TaskStatus
+
+_OUTCOMES = {
+    TaskStatus.SUCCEEDED: Outcome.SUCCEEDED,
+    TaskStatus.CANCELLED: Outcome.CANCELLED,
+    TaskStatus.FAILED: Outcome.FAILED,
+    TaskStatus.WAITING: Outcome.FAILED,
+}
+
+
+@dataclass(slots=True)
+class Spending:
+    """What the calls of one attempt came to; money in nano-dollars."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: int = 0
+    cost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One attempt that is over: what becomes of its task, and how it went."""
+
+    leased: Leased
+    runner_id: uuid.UUID
+    outcome: progress.TaskOutcome
+    finished_at: dt.datetime
+    context: dict[str, Any]
+    spending: Spending = field(default_factory=Spending)
+
+
+def write(items: Sequence[Settlement | Finished], *, now: dt.datetime) -> None:
+    """Writes a batch. Safe to repeat after a lost connection: tokens and reservations decide what still counts.
+
+    Swarms whose rows are free are written together; each of the others in a transaction of its own, so that waiting
+    for a row lock is always a transaction's first act (the order of the event log rests on that).
+    """
+    settlements = [item for item in items if isinstance(item, Settlement)]
+    finished = [item for item in items if isinstance(item, Finished)]
+    left = {item.leased.swarm_id for item in finished}
+    with transaction.atomic():
+        locked = set(progress.lock_swarms(left, wait=False)) if left else set()
+        _write([item for item in finished if item.leased.swarm_id in locked], settlements, now)
+    for swarm_id in sorted(left - locked):
+        with transaction.atomic():
+            progress.lock_swarms([swarm_id])
+            _write([item for item in finished if item.leased.swarm_id == swarm_id], [], now)
+
+
+def _write(finished: Sequence[Finished], settlements: Sequence[Settlement], now: dt.datetime) -> None:
+    progress.record([item.outcome for item in finished], now=now)
+    _write_attempts(finished)
+    if settlements:
+        reserving.settle(settlements, now=now)
+
+
+def _write_attempts(finished: Sequence[Finished]) -> None:
+    """Keeps every attempt, also one whose lease had ended: what it ran with and cost is true all the same."""
+    if not finished:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO execution_attempt (id, task_id, number, runner_id, started_at, finished_at, outcome,
+                failure_code, error, context, requests, input_tokens, output_tokens, estimated, cost)
+            SELECT * FROM unnest(
+                %s::uuid[], %s::uuid[], %s::int[], %s::uuid[], %s::timestamptz[], %s::timestamptz[], %s::text[],
+                %s::text[], %s::text[], %s::jsonb[], %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+            ON CONFLICT (id) DO NOTHING
+            """,
+            [
+                [item.leased.token for item in finished],
+                [item.leased.task_id for item in finished],
+                [item.leased.number for item in finished],
+                [item.runner_id for item in finished],
+                [item.leased.started_at for item in finished],
+                [item.finished_at for item in finished],
+                [str(_outcome(item)) for item in finished],
+                [item.outcome.failure_code for item in finished],
+                [item.outcome.error for item in finished],
+                [json.dumps(item.context) for item in finished],
+                [item.spending.requests for item in finished],
+                [item.spending.input_tokens for item in finished],
+                [item.spending.output_tokens for item in finished],
+                [item.spending.estimated for item in finished],
+                [item.spending.cost for item in finished],
+            ],
+        )
+
+
+def _outcome(item: Finished) -> Outcome:
+    return _OUTCOMES[item.outcome.status] if item.outcome.counted else Outcome.HANDED_BACK

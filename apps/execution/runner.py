@@ -1,0 +1,428 @@
+"""The runner: an event loop that leases tasks in batches, runs up to two hundred agents at once, writes in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import os
+import random
+import signal
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError
+from django.utils import timezone
+
+from apps.costs import reserving
+from apps.costs.reserving import CallRequest, Settlement, Verdict
+from apps.execution import leases, results
+from apps.execution.batching import Batcher, DatabaseThread
+from apps.execution.briefing import Brief, Briefing
+from apps.execution.errors import BudgetBusy
+from apps.execution.gate import CallContext, Gate
+from apps.execution.leases import Leased
+from apps.execution.models import Runner as RunnerRow
+from apps.execution.recovery import Failure, classify
+from apps.execution.results import Finished, Spending
+from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
+from apps.providers.clients import Directory, ModelClients
+from apps.swarms.models import FailureCode, Runtime, Swarm, SwarmStatus, TaskStatus
+from apps.swarms.progress import TaskOutcome
+from portal.notify import Channel, Listener
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 2.0
+DIRECTORY_S = 15.0
+IDLE_POLL_S = 2.0
+LEASE_INTERVAL_S = 0.04
+RESERVE_INTERVAL_S = 0.02
+WRITE_INTERVAL_S = 0.05
+BUSY_RETRY = dt.timedelta(seconds=2)
+MAX_RESULT_CHARS = 1_000_000
+
+
+class Stop(StrEnum):
+    """Why an attempt in flight is cancelled."""
+
+    TERMINATED = "terminated"  # its swarm was stopped
+    HANDED_BACK = "handed back"  # this process ends
+    LEASE_LOST = "lease lost"  # somebody else has the task now
+
+
+@dataclass(slots=True)
+class Flight:
+    """An attempt in flight."""
+
+    leased: Leased
+    expires_at: dt.datetime
+    task: asyncio.Task[None] | None = None
+    context: CallContext | None = None
+    stop: Stop | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerConfig:
+    """How a runner works; seconds unless said otherwise."""
+
+    concurrency: int = 200
+    lease_s: float = 30.0
+    lifetime_s: float = 3600.0
+    grace_s: float = 45.0
+    write_reserve_s: float = 5.0  # of the grace, kept for writing what was cut short
+
+    @classmethod
+    def from_settings(cls) -> RunnerConfig:
+        return cls(
+            concurrency=settings.RUNNER_CONCURRENCY,
+            lease_s=settings.LEASE_SECONDS,
+            lifetime_s=settings.RUNNER_LIFETIME_S,
+            grace_s=settings.GRACE_SECONDS,
+        )
+
+
+class Runner:
+    """One runner: ``await Runner(node).run()`` ends after SIGTERM, or when its lifetime is over and nothing flies."""
+
+    def __init__(
+        self,
+        node: str,
+        config: RunnerConfig | None = None,
+        *,
+        runtimes: Mapping[str, AgentRuntime] | None = None,
+        now: Callable[[], dt.datetime] = timezone.now,
+    ) -> None:
+        self.config = config or RunnerConfig.from_settings()
+        self._now = now
+        self._row = RunnerRow(node=node, pid=os.getpid(), concurrency=self.config.concurrency)
+        self._flights: dict[uuid.UUID, Flight] = {}
+        self._draining = False
+        self._briefing = Briefing()
+        self._clients = ModelClients(connections=self.config.concurrency + 8)
+        self._llm = LlmRuntime(self._clients)
+        self._runtimes: dict[str, AgentRuntime] = {
+            Runtime.LLM: self._llm,
+            Runtime.PYTHON: PythonRuntime(),
+            **(runtimes or {}),
+        }
+
+    async def run(self) -> int:
+        """Works until it is told to stop; how many attempts it finished."""
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._finished = 0
+        self._deadline: float | None = None
+        # Reserving must not wait behind the writing of results, so each has a connection of its own.
+        self._books, self._reserves = DatabaseThread("books"), DatabaseThread("reserves")
+        self._writer: Batcher[Settlement | Finished, None] = Batcher(
+            self._books, self._write, interval_s=WRITE_INTERVAL_S
+        )
+        reserver: Batcher[CallRequest, Verdict] = Batcher(
+            self._reserves, lambda items: reserving.reserve(items, now=self._now()), interval_s=RESERVE_INTERVAL_S
+        )
+        releaser: Batcher[uuid.UUID, None] = Batcher(self._reserves, _release, interval_s=RESERVE_INTERVAL_S)
+        self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit)
+        self._loop.add_signal_handler(signal.SIGTERM, self.drain)
+        await self._books.run(lambda: self._row.save(force_insert=True))
+        self._llm.directory = await self._reserves.run(Directory.load)
+        listener = Listener([Channel.READY, Channel.CONTROL], self._on_hint, self._on_reconnect)
+        listener.start()
+        log.info("runner_started", runner=str(self._row.pk), concurrency=self.config.concurrency)
+        keeper = asyncio.create_task(self._keep_alive())
+        try:
+            await self._lease_until_drained()
+            await self._finish_flights()
+            for batcher in (self._writer, reserver, releaser):
+                await batcher.drain()
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+            listener.stop()
+            self._loop.remove_signal_handler(signal.SIGTERM)
+            await self._clients.aclose()
+            await self._books.run(lambda: self._beat(finished=True))
+            await self._books.aclose()
+            await self._reserves.aclose()
+        log.info("runner_ended", runner=str(self._row.pk), finished=self._finished)
+        return self._finished
+
+    def drain(self) -> None:
+        """Leases nothing more; what is in flight may finish within the grace, the rest is handed back."""
+        if not self._draining:
+            self._draining = True
+            self._deadline = self._loop.time() + self.config.grace_s - self.config.write_reserve_s
+            log.info("runner_draining", in_flight=len(self._flights))
+        self._wake.set()
+
+    # -- leasing -----------------------------------------------------------------------------------------------------
+
+    async def _lease_until_drained(self) -> None:
+        end = self._loop.time() + self.config.lifetime_s * random.uniform(0.9, 1.0)
+        while not self._draining and self._loop.time() < end:
+            room = self.config.concurrency - len(self._flights)
+            self._wake.clear()
+            got = await self._lease(room) if room > 0 else 0
+            if got and got == room:
+                continue
+            if got:
+                await asyncio.sleep(LEASE_INTERVAL_S)
+                continue
+            await self._woken(min(IDLE_POLL_S, max(end - self._loop.time(), 0.0)))
+            await asyncio.sleep(LEASE_INTERVAL_S if self._flights else 0)
+        self._draining = True
+
+    async def _woken(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _lease(self, room: int) -> int:
+        now = self._now()
+        expires_at = now + dt.timedelta(seconds=self.config.lease_s)
+
+        def work() -> tuple[list[Leased], list[Brief]]:
+            taken = leases.lease(self._row.pk, room, now=now, expires_at=expires_at)
+            return taken, self._briefing.prepare(taken, now=now) if taken else []
+
+        try:
+            taken, briefs = await self._books.run(work)
+        except DatabaseError as error:
+            # What was leased, if anything, runs again when its lease ends.
+            log.warning("lease_failed", error=str(error).splitlines()[0])
+            await asyncio.sleep(1)
+            return 0
+        for leased, brief in zip(taken, briefs, strict=True):
+            flight = Flight(leased, expires_at)
+            self._flights[leased.token] = flight
+            flight.task = self._loop.create_task(self._fly(flight, brief))
+            flight.task.add_done_callback(partial(self._land_unstarted, flight, brief))
+        return len(taken)
+
+    # -- one attempt -------------------------------------------------------------------------------------------------
+
+    async def _fly(self, flight: Flight, brief: Brief) -> None:
+        outcome: TaskOutcome | None
+        try:
+            result = await self._attempt(flight, brief)
+            outcome = self._outcome(flight, TaskStatus.SUCCEEDED, result=_storable(result))
+        except asyncio.CancelledError:
+            outcome = self._cancelled(flight)
+        except BudgetBusy as error:
+            outcome = replace(
+                self._outcome(
+                    flight, TaskStatus.WAITING, failure=Failure(FailureCode.BUDGET_EXHAUSTED, str(error), True)
+                ),
+                retry_at=self._now() + BUSY_RETRY,
+                counted=False,
+            )
+        except Exception as error:
+            outcome = self._failed(flight, brief, classify(error))
+        self._land(flight, brief, outcome)
+
+    async def _attempt(self, flight: Flight, brief: Brief) -> Any:
+        leased, agent = flight.leased, brief.agent.settings
+        if brief.problem is not None:
+            raise brief.problem
+        if brief.price is not None:
+            flight.context = CallContext(
+                tenant_id=leased.tenant_id,
+                subject_id=brief.agent.subject_id,
+                swarm_id=leased.swarm_id,
+                task_id=leased.task_id,
+                attempt_id=leased.token,
+                agent=agent.name,
+                model=agent.model,
+                price=brief.price,
+                expires_at=flight.expires_at,
+            )
+        call = AgentCall(agent, brief.prompt, leased.item, leased.number, flight.context, flight.notes)
+        try:
+            async with asyncio.timeout(agent.timeout_s):
+                return await self._runtimes[agent.runtime].run(call, self._gate)
+        except TimeoutError as error:
+            raise TimeoutError(f"It took longer than its timeout of {agent.timeout_s:g} s.") from error
+
+    def _outcome(
+        self, flight: Flight, status: TaskStatus, *, result: Any = None, failure: Failure | None = None
+    ) -> TaskOutcome:
+        return TaskOutcome(
+            flight.leased.task_id,
+            flight.leased.token,
+            status,
+            result=result,
+            failure_code=failure.code if failure else "",
+            error=_text(failure.message) if failure else "",
+        )
+
+    def _failed(self, flight: Flight, brief: Brief, failure: Failure) -> TaskOutcome:
+        retry_at = None
+        if failure.can_heal:
+            retry_at = brief.agent.retry.retry_at(flight.leased.number, now=self._now(), jitter=random.random())
+        outcome = self._outcome(flight, TaskStatus.WAITING if retry_at else TaskStatus.FAILED, failure=failure)
+        return replace(outcome, retry_at=retry_at)
+
+    def _cancelled(self, flight: Flight) -> TaskOutcome | None:
+        if flight.stop is Stop.LEASE_LOST:
+            return None
+        if flight.stop is Stop.TERMINATED:
+            failure = Failure(FailureCode.CANCELLED, "The swarm was terminated while it ran.", can_heal=False)
+            return self._outcome(flight, TaskStatus.CANCELLED, failure=failure)
+        return replace(self._outcome(flight, TaskStatus.READY), counted=False)
+
+    def _land_unstarted(self, flight: Flight, brief: Brief, _: asyncio.Task[None]) -> None:
+        """A task cancelled before its first step never entered ``_fly``: it lands all the same."""
+        if flight.leased.token in self._flights:
+            self._land(flight, brief, self._cancelled(flight))
+
+    def _land(self, flight: Flight, brief: Brief, outcome: TaskOutcome | None) -> None:
+        self._flights.pop(flight.leased.token, None)
+        self._finished += 1
+        self._wake.set()
+        if outcome is None:
+            return
+        agent = brief.agent.settings
+        self._writer.submit(
+            Finished(
+                flight.leased,
+                self._row.pk,
+                outcome,
+                self._now(),
+                {
+                    "agent": agent.name,
+                    "runtime": agent.runtime,
+                    "model": agent.model,
+                    "prompt": _text(brief.prompt)[:20_000],
+                    "max_output_tokens": agent.max_output_tokens,
+                    "timeout_s": agent.timeout_s,
+                    **flight.notes,
+                },
+                flight.context.spending if flight.context else Spending(),
+            )
+        )
+
+    def _write(self, items: Sequence[Settlement | Finished]) -> list[None]:
+        results.write(items, now=self._now())
+        return [None] * len(items)
+
+    # -- leases, heartbeats, orders ----------------------------------------------------------------------------------
+
+    async def _keep_alive(self) -> None:
+        """Heartbeats, prolongs leases, and refreshes the directory of regions."""
+        directory_due = self._loop.time() + DIRECTORY_S
+        while True:
+            try:
+                if self._loop.time() >= directory_due:
+                    self._llm.directory = await self._reserves.run(Directory.load)
+                    directory_due = self._loop.time() + DIRECTORY_S
+                await self._renew()
+                await self._books.run(self._beat)
+            except DatabaseError as error:
+                log.warning("heartbeat_failed", error=str(error).splitlines()[0])
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _beat(self, *, finished: bool = False) -> None:
+        now = self._now()
+        RunnerRow.objects.filter(pk=self._row.pk).update(
+            heartbeat_at=now,
+            in_flight=len(self._flights),
+            draining=self._draining,
+            finished_at=now if finished else None,
+        )
+
+    async def _renew(self) -> None:
+        now = self._now()
+        # Two thirds of a lease are always left, so one missed round loses nothing.
+        soon = now + dt.timedelta(seconds=self.config.lease_s * 2 / 3)
+        due = [flight for flight in list(self._flights.values()) if flight.expires_at <= soon]
+        if not due:
+            return
+        expires_at = now + dt.timedelta(seconds=self.config.lease_s)
+        held = await self._books.run(
+            lambda: leases.renew([flight.leased.token for flight in due], expires_at=expires_at)
+        )
+        for flight in due:
+            if flight.leased.token in held:
+                flight.expires_at = expires_at
+                if flight.context:
+                    flight.context.expires_at = expires_at
+            elif flight.leased.token in self._flights:
+                self._cancel(flight, Stop.LEASE_LOST)
+
+    def _cancel(self, flight: Flight, why: Stop) -> None:
+        flight.stop = flight.stop or why
+        if flight.task is not None:
+            flight.task.cancel()
+
+    def _on_hint(self, channel: Channel, payload: dict[str, Any]) -> None:
+        self._loop.call_soon_threadsafe(self._heed, channel, payload)
+
+    def _heed(self, channel: Channel, payload: dict[str, Any]) -> None:
+        if channel is Channel.READY:
+            self._wake.set()
+        elif channel is Channel.CONTROL and "stop" in payload:
+            self._stop_swarms({uuid.UUID(payload["stop"])})
+
+    def _stop_swarms(self, swarm_ids: set[uuid.UUID]) -> None:
+        for flight in list(self._flights.values()):
+            if flight.leased.swarm_id in swarm_ids:
+                self._cancel(flight, Stop.TERMINATED)
+
+    def _on_reconnect(self) -> None:
+        """Orders may have been given while nobody listened: look who is stopping. Runs on the listener's thread."""
+        from django.db import connection
+
+        flying = {flight.leased.swarm_id for flight in list(self._flights.values())}
+        if flying:
+            stopping = set(
+                Swarm.objects.filter(pk__in=flying, status=SwarmStatus.STOPPING).values_list("pk", flat=True)
+            )
+            connection.close()
+            self._loop.call_soon_threadsafe(self._stop_swarms, stopping)
+        self._loop.call_soon_threadsafe(self._wake.set)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def _finish_flights(self) -> None:
+        tasks = [flight.task for flight in self._flights.values() if flight.task]
+        if not tasks:
+            return
+        log.info("runner_finishing", in_flight=len(tasks))
+        # A runner whose lifetime is over has no deadline: its agents' own timeouts end what is in flight.
+        pending: set[asyncio.Task[None]] = set(tasks)
+        while pending:
+            left = None if self._deadline is None else self._deadline - self._loop.time()
+            if left is not None and left <= 0:
+                break
+            _, pending = await asyncio.wait(pending, timeout=1.0 if left is None else min(left, 1.0))
+        for flight in list(self._flights.values()):
+            self._cancel(flight, Stop.HANDED_BACK)
+        if pending:
+            await asyncio.wait(pending)
+
+
+def _release(ids: Sequence[uuid.UUID]) -> list[None]:
+    reserving.release(ids)
+    return [None] * len(ids)
+
+
+def _text(value: str) -> str:
+    """Text that PostgreSQL can keep: it has no NUL."""
+    return value.replace("\x00", "")
+
+
+def _storable(result: Any) -> Any:
+    """A result as it is kept. Raises ValueError when it is too large or not JSON."""
+    encoded = json.dumps(result, ensure_ascii=False)
+    if len(encoded) > MAX_RESULT_CHARS:
+        raise ValueError(f"The result is larger than {MAX_RESULT_CHARS:,} characters.")
+    return json.loads(encoded.replace("\\u0000", "")) if "\\u0000" in encoded else result

@@ -1,0 +1,25 @@
+"""Doors for the background queue."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+
+from django.utils import timezone
+
+from apps.execution.models import Runner as RunnerRow
+
+ALIVE = dt.timedelta(seconds=10)
+
+
+def run_agents(node: str, wanted: int = 0) -> int:
+    """Runs agents until told to stop; how many attempts it finished.
+
+    Ends at once when ``wanted`` runners of the node are alive already (0: no such limit).
+    """
+    from apps.execution.runner import Runner
+
+    alive = RunnerRow.objects.filter(node=node, finished_at=None, heartbeat_at__gt=timezone.now() - ALIVE).count()
+    if wanted and alive >= wanted:
+        return 0
+    return asyncio.run(Runner(node).run())
