@@ -1,0 +1,16 @@
+from apps.costs.models.budget import Budget, BudgetPeriod, Enforcement, Period, Scope
+from apps.costs.models.ledger import Kind, LedgerEntry
+from apps.costs.models.price import Price
+from apps.costs.models.reservation import Reservation
+
+__all__ = [
+    "Budget",
+    "BudgetPeriod",
+    "Enforcement",
+    "Kind",
+    "LedgerEntry",
+    "Period",
+    "Price",
+    "Reservation",
+    "Scope",
+]

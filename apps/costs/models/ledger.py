@@ -1,0 +1,108 @@
+"""The ledger: what is owed, for ever."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q, Sum
+from django.utils import timezone
+
+from apps.tenants.access import Principal
+from apps.tenants.roles import Permission
+from portal.money import NanoDollarField
+
+
+class Kind(models.TextChoices):
+    LLM = "llm", "Model calls"
+    INFRASTRUCTURE = "infrastructure"
+    STORAGE = "storage"
+    ADJUSTMENT = "adjustment"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Nano-dollars by kind. ``llm`` is net: corrections of model calls are in it, not in ``adjustment``."""
+
+    llm: int = 0
+    infrastructure: int = 0
+    storage: int = 0
+    adjustment: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.llm + self.infrastructure + self.storage + self.adjustment
+
+
+class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
+    def visible_to(self, principal: Principal) -> LedgerEntryQuerySet:
+        """The entries of tenants whose costs the principal may read."""
+        rows: LedgerEntryQuerySet = principal.limit(self, Permission.COST_READ)
+        return rows
+
+    def of_swarms(self, swarm_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Cost]:
+        """What each of these swarms has cost, zero where nothing is owed. One query."""
+        ids = list(swarm_ids)
+        sums: dict[uuid.UUID, dict[str, int]] = {swarm_id: {} for swarm_id in ids}
+        rows = (
+            self.filter(swarm_id__in=ids)
+            .values_list("swarm_id", "kind", Q(reservation_id__isnull=False))
+            .annotate(total=Sum("amount"))
+            .order_by()
+        )
+        for swarm_id, kind, is_of_call, total in rows:
+            kind = Kind.LLM if kind == Kind.ADJUSTMENT and is_of_call else Kind(kind)
+            if swarm_id is not None:
+                sums[swarm_id][kind.value] = sums[swarm_id].get(kind.value, 0) + total
+        return {swarm_id: Cost(**by_kind) for swarm_id, by_kind in sums.items()}
+
+    def spent_between(self, start: dt.datetime, end: dt.datetime) -> int:
+        """Nano-dollars owed from ``start`` (included) to ``end`` (excluded)."""
+        total: int | None = self.filter(at__gte=start, at__lt=end).aggregate(total=Sum("amount"))["total"]
+        return int(total or 0)
+
+
+class LedgerEntry(models.Model):
+    """One amount owed. Rows are only ever added: triggers refuse UPDATE and DELETE; partitioned by the month of ``at``.
+
+    ``period_ids`` are the budget periods that it was charged to. ``unsettled`` marks a charge of the whole reservation
+    because what the call cost is not known; an adjustment (``corrects`` is the entry's id) puts it right later.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField(default=timezone.now)
+    tenant_id = models.UUIDField()
+    subject_id = models.UUIDField(null=True, blank=True)
+    swarm_id = models.UUIDField(null=True, blank=True)
+    task_id = models.UUIDField(null=True, blank=True)
+    attempt_id = models.UUIDField(null=True, blank=True)
+    reservation_id = models.UUIDField(null=True, blank=True)
+    agent = models.CharField(max_length=100, blank=True)
+    kind = models.CharField(max_length=14, choices=Kind)
+    model = models.CharField(max_length=200, blank=True)
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    amount = NanoDollarField()
+    unsettled = models.BooleanField(default=False)
+    corrects = models.BigIntegerField(null=True, blank=True)
+    period_ids = ArrayField(models.BigIntegerField(), default=list)
+    note = models.CharField(max_length=200, blank=True)
+
+    objects = LedgerEntryQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        verbose_name_plural = "ledger entries"
+        indexes: ClassVar = [
+            models.Index(fields=["tenant_id", "at"], name="ledger_of_tenant"),
+            models.Index(fields=["swarm_id"], name="ledger_of_swarm", condition=Q(swarm_id__isnull=False)),
+            models.Index(fields=["reservation_id"], name="ledger_of_call", condition=Q(reservation_id__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} #{self.pk}"
