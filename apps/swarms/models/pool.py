@@ -2,10 +2,82 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.db import models
+from django.core.exceptions import ValidationError
+from django.db import connection, models
 from django.db.models import F, Q
+
+from apps.swarms.resources import Resources
+from portal.notify import Channel, notify
+
+if TYPE_CHECKING:
+    from apps.swarms.models.swarm import Swarm
+
+COUNTED = ("agents", "memory_gb", "cpu", "swarms")
+"""What the pool counts: agents, memory in GB, CPU in cores, swarms at once."""
+
+
+class PoolExhausted(Exception):
+    """Swarms ask more than is free; the text says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much of one resource is taken. ``percent`` is 0 to 100, and 0 where there is none at all."""
+
+    used: int | Decimal
+    total: int | Decimal
+
+    @property
+    def percent(self) -> float:
+        return round(float(self.used) / float(self.total) * 100, 1) if self.total else 0.0
+
+    @property
+    def free(self) -> int | Decimal:
+        return self.total - self.used
+
+
+class ResourcePoolQuerySet(models.QuerySet["ResourcePool"]):
+    def current(self) -> ResourcePool:
+        """The pool as it is now, not locked."""
+        return self.get(pk=1)
+
+    def locked(self) -> ResourcePool:
+        """The pool, its row locked until the transaction ends."""
+        return self.select_for_update().get(pk=1)
+
+    def give_back(self, swarms: Sequence[Swarm]) -> int:
+        """Frees what swarms hold and marks that they hold nothing; how many of them held something.
+
+        Inside a transaction that has locked the swarms. The table decides who holds something, so calling it twice
+        gives nothing back twice. Call it before a swarm gets a final status: the database does not let a finished
+        swarm hold resources. The orchestrator hears of it when the transaction commits.
+        """
+        if not swarms:
+            return 0
+        pool = self.locked()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """
+                WITH freed AS (
+                    UPDATE swarms_swarm SET holds_resources = false WHERE id = ANY(%s) AND holds_resources
+                    RETURNING agents_asked, memory_gb_asked, cpu_asked
+                )
+                SELECT coalesce(sum(agents_asked), 0), coalesce(sum(memory_gb_asked), 0),
+                    coalesce(sum(cpu_asked), 0), count(*) FROM freed
+                """,
+                [[swarm.pk for swarm in swarms]],
+            )
+            freed = Resources(*cursor.fetchone())
+        pool._add(Resources() - freed)
+        for swarm in swarms:
+            swarm.holds_resources = False
+        notify(Channel.ADMIT)
+        return freed.swarms
 
 
 class ResourcePool(models.Model):
@@ -19,10 +91,12 @@ class ResourcePool(models.Model):
     memory_gb_total = models.DecimalField(max_digits=12, decimal_places=3, default=1024)
     cpu_total = models.DecimalField(max_digits=12, decimal_places=3, default=256)
     swarms_total = models.PositiveIntegerField(default=50)
-    agents_used = models.PositiveIntegerField(default=0)
-    memory_gb_used = models.DecimalField(max_digits=12, decimal_places=3, default=0)
-    cpu_used = models.DecimalField(max_digits=12, decimal_places=3, default=0)
-    swarms_used = models.PositiveIntegerField(default=0)
+    agents_used = models.PositiveIntegerField(default=0, editable=False)
+    memory_gb_used = models.DecimalField(max_digits=12, decimal_places=3, default=0, editable=False)
+    cpu_used = models.DecimalField(max_digits=12, decimal_places=3, default=0, editable=False)
+    swarms_used = models.PositiveIntegerField(default=0, editable=False)
+
+    objects = ResourcePoolQuerySet.as_manager()
 
     class Meta:
         constraints: ClassVar = [
@@ -40,3 +114,60 @@ class ResourcePool(models.Model):
 
     def __str__(self) -> str:
         return "Resource pool"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Saves. A change of the totals leaves what is taken alone: swarms may have started since it was read."""
+        if not self._state.adding and kwargs.get("update_fields") is None:
+            kwargs["update_fields"] = [f"{name}_total" for name in COUNTED]
+        super().save(*args, **kwargs)
+        notify(Channel.ADMIT)
+
+    def clean(self) -> None:
+        """Raises ValidationError, by field, for a total below what is taken now."""
+        now = ResourcePool.objects.filter(pk=self.pk).first() or self
+        problems = {
+            f"{name}_total": f"{getattr(now, f'{name}_used')} are in use now: the total cannot be below that. "
+            "Wait for swarms to end, or terminate some."
+            for name in COUNTED
+            if (total := getattr(self, f"{name}_total")) is not None and total < getattr(now, f"{name}_used")
+        }
+        if problems:
+            raise ValidationError(problems)
+
+    @property
+    def total(self) -> Resources:
+        return Resources(self.agents_total, self.memory_gb_total, self.cpu_total, self.swarms_total)
+
+    @property
+    def used(self) -> Resources:
+        return Resources(self.agents_used, self.memory_gb_used, self.cpu_used, self.swarms_used)
+
+    def utilisation(self) -> dict[str, Usage]:
+        """Used, total and percent of each resource: agents, memory_gb (GB), cpu (cores), swarms."""
+        return {name: Usage(getattr(self, f"{name}_used"), getattr(self, f"{name}_total")) for name in COUNTED}
+
+    def take(self, swarms: Sequence[Swarm]) -> None:
+        """Gives swarms what they ask and marks that they hold it. The pool's row and theirs must be locked.
+
+        Raises PoolExhausted, and changes nothing, when it does not fit.
+        """
+        if not swarms:
+            return
+        taken = sum((_asks(swarm) for swarm in swarms), Resources())
+        if not taken.fits(room := self.total - self.used):
+            raise PoolExhausted(f"The pool lacks {(taken - room).up_to(taken)}.")
+        for swarm in swarms:
+            swarm.holds_resources = True
+        type(swarms[0]).objects.filter(pk__in=[swarm.pk for swarm in swarms]).update(holds_resources=True)
+        self._add(taken)
+
+    def _add(self, amount: Resources) -> None:
+        """Changes what is taken, here and in the row. The row must be locked."""
+        used = self.used + amount
+        for name in COUNTED:
+            setattr(self, f"{name}_used", getattr(used, name))
+        super().save(update_fields=[f"{name}_used" for name in COUNTED])
+
+
+def _asks(swarm: Swarm) -> Resources:
+    return Resources(swarm.agents_asked, swarm.memory_gb_asked, swarm.cpu_asked, 1)
