@@ -34,7 +34,7 @@ INSTALLED_APPS = [
     "unfold.contrib.forms",
     "unfold.contrib.import_export",
     "import_export",
-    "django.contrib.admin",
+    "portal.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -239,12 +239,88 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "Swarmdesk",
     "SITE_HEADER": "Swarmdesk",
+    "SITE_SUBHEADER": "Administration",
     "SITE_URL": "/",
     "SITE_SYMBOL": "hub",
-    "SHOW_HISTORY": False,
+    "SHOW_HISTORY": True,  # leads to the audit trail
     "SHOW_VIEW_ON_SITE": False,
-    "STYLES": [lambda request: static("swarmdesk.css")],
+    "SHOW_BACK_BUTTON": True,
+    "ENVIRONMENT": "portal.admin_site.environment",
+    "STYLES": [lambda request: static("swarmdesk.css"), lambda request: static("portal/admin.css")],
+    "BORDER_RADIUS": "6px",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97.7% .014 230)",
+            "100": "oklch(95.1% .026 230)",
+            "200": "oklch(90.1% .058 230)",
+            "300": "oklch(82.8% .111 230)",
+            "400": "oklch(74.6% .14 232)",
+            "500": "oklch(65% .15 238)",
+            "600": "oklch(54% .14 242)",
+            "700": "oklch(47% .125 243)",
+            "800": "oklch(41% .105 242)",
+            "900": "oklch(36% .09 243)",
+            "950": "oklch(27% .07 244)",
+        },
+    },
+    "SIDEBAR": {"show_search": True, "navigation": "portal.admin_site.navigation"},
 }
+# (group, [(title, Material symbol, model label or URL name)]), in the order in which people think of the work.
+ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
+    ("", [("Console", "monitoring", "console:overview"), ("Overview", "dashboard", "admin:index")]),
+    (
+        "Operations",
+        [
+            ("Swarms", "hub", "swarms.Swarm"),
+            ("Tasks", "task_alt", "swarms.Task"),
+            ("Attempts", "replay", "execution.Attempt"),
+            ("Agents", "smart_toy", "swarms.Agent"),
+            ("Steps", "account_tree", "swarms.Step"),
+            ("Resource pool", "speed", "swarms.ResourcePool"),
+        ],
+    ),
+    (
+        "Money",
+        [
+            ("Budgets", "account_balance_wallet", "costs.Budget"),
+            ("Budget periods", "date_range", "costs.BudgetPeriod"),
+            ("Ledger", "receipt_long", "costs.LedgerEntry"),
+            ("Reservations", "lock_clock", "costs.Reservation"),
+            ("Prices", "sell", "costs.Price"),
+        ],
+    ),
+    (
+        "Access",
+        [
+            ("Tenants", "domain", "tenants.Tenant"),
+            ("Users", "person", "tenants.User"),
+            ("Memberships", "badge", "tenants.Membership"),
+            ("API tokens", "key", "tenants.ApiToken"),
+        ],
+    ),
+    (
+        "Compliance",
+        [
+            ("Audit trail", "policy", "audit.AuditEntry"),
+            ("Data subjects", "shield_person", "privacy.DataSubject"),
+            ("Event log", "timeline", "events.Event"),
+        ],
+    ),
+    (
+        "System",
+        [
+            ("Providers", "cloud", "providers.Provider"),
+            ("Runners", "memory", "execution.Runner"),
+            ("Orchestrator ticks", "schedule", "execution.Tick"),
+            ("Watchdog runs", "health_and_safety", "observability.WatchdogRun"),
+            ("Event consumers", "sync", "events.Consumer"),
+            ("Job schedules", "event_repeat", "django_q.Schedule"),
+            ("Queued jobs", "pending_actions", "django_q.OrmQ"),
+            ("Finished jobs", "check_circle", "django_q.Success"),
+            ("Failed jobs", "error", "django_q.Failure"),
+        ],
+    ),
+]
 
 # -- logs ------------------------------------------------------------------------------------------------------------
 

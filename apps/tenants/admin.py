@@ -1,0 +1,258 @@
+"""Tenants, people, their roles and their tokens."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
+from django.db import models
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget
+
+from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
+from apps.tenants.admin_scoping import TenantFilter, TenantInline, TenantModelAdmin
+from apps.tenants.models import ApiToken, Membership, Tenant, User
+from apps.tenants.roles import Permission, Role
+from portal.admin import Card, list_url
+from portal.admin_columns import BAD, CALM, GOOD, Display, label, link_column, moment, when_column, yes_column
+
+admin.site.unregister(Group)  # roles are memberships, not Django's groups
+
+ACTIVE: Display = yes_column("is_active", "State", yes=("active", GOOD), no=("inactive", CALM))
+
+
+class MembershipInline(TenantInline):
+    """Who works for a tenant, on the tenant's page; where a person works, on the person's page."""
+
+    model = Membership
+    fields = ("user", "tenant", "role")
+    read_permission = write_permission = Permission.USER_MANAGE
+    verbose_name_plural = "people and their roles"
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Membership]:
+        return super().get_queryset(request).select_related("user", "tenant").order_by("tenant__slug", "user__username")
+
+
+@admin.register(Tenant)
+class TenantAdmin(TenantModelAdmin):
+    about = "Customers or departments. Each owns its swarms, budgets and costs, and is seen by nobody else."
+    empty_hint = "Add a tenant, then a budget for it, and give people their roles in it."
+    read_permission = write_permission = Permission.USER_MANAGE
+    tenant_path = "id"
+    list_display = ("name", "slug", "time_zone", "weight", "most_agents", "state", "created")
+    list_filter = ("is_active",)
+    search_fields = ("name", "slug")
+    ordering = ("slug",)
+    fields = ("name", "slug", "time_zone", "weight", "max_agents", "is_active")
+    inlines = (MembershipInline,)
+    state = ACTIVE
+    created = when_column("created_at", "Created")
+
+    @admin.display(description="Most agents", ordering="max_agents")
+    def most_agents(self, tenant: Tenant) -> str:
+        return "no cap" if tenant.max_agents is None else str(tenant.max_agents)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Shares of the pool are the platform's to give; a tenant's own admin manages its people."""
+        return () if self.principal(request).everything else self.fields
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.principal(request).everything
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # its ledger and trail stay: it is made inactive instead
+
+
+class PeopleScoped(TenantModelAdmin):
+    """People have no tenant of their own: they are seen where they have a role."""
+
+    def of_tenants(self, rows: models.QuerySet[Any], tenant_ids: Iterable[Any]) -> models.QuerySet[Any]:
+        return rows.filter(pk__in=Membership.objects.filter(tenant_id__in=tenant_ids).values("user_id"))
+
+    def holds(self, request: HttpRequest, permission: Permission | None, row: Any = None) -> bool:
+        if row is None or permission is None or self.principal(request).everything:
+            return super().holds(request, permission)
+        places = self.principal(request).tenant_ids(permission) or ()
+        return Membership.objects.filter(user=row, tenant_id__in=places).exists()
+
+    def tenant_id_of(self, row: Any) -> None:
+        return None
+
+
+@admin.register(User)
+class UserAdmin(PeopleScoped, DjangoUserAdmin):
+    about = (
+        "People who log in. What they may do is in their memberships; staff may also use these pages, within the same "
+        "permissions. A platform admin (superuser) may do everything, everywhere."
+    )
+    empty_hint = "Add a user, then give them a role in a tenant."
+    read_permission = Permission.USER_MANAGE  # without a write permission: accounts are the platform's
+    unaudited = frozenset({"password", "username", "email", "first_name", "last_name"})
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+    list_display = ("username", "email", "roles", "state", "is_staff", "is_superuser", "last_seen")
+    list_filter = ("is_active", "is_staff", "is_superuser")
+    search_fields = ("username", "email", "first_name", "last_name")
+    ordering = ("username",)
+    filter_horizontal = ()
+    inlines = (MembershipInline,)
+    fieldsets = (
+        (None, {"fields": ("username", "password")}),
+        ("Person", {"fields": ("first_name", "last_name", "email")}),
+        ("Access", {"fields": ("is_active", "is_staff", "is_superuser")}),
+        ("Dates", {"fields": ("last_seen", "joined")}),
+    )
+    add_fieldsets = (
+        (None, {"fields": ("username", "email", "usable_password", "password1", "password2", "is_staff")}),
+    )
+    readonly_fields = ("last_seen", "joined")
+    shown_as: ClassVar[dict[str, str]] = {"password": "state"}
+    state = ACTIVE
+    last_seen = when_column("last_login", "Last login")
+    joined = when_column("date_joined", "Joined")
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[User]:
+        seen = self.principal(request).tenants(Permission.USER_MANAGE).values("pk")
+        memberships = Membership.objects.filter(tenant__in=seen).select_related("tenant").order_by("tenant__slug")
+        return super().get_queryset(request).prefetch_related(models.Prefetch("memberships", memberships, "seen_roles"))
+
+    @admin.display(description="Roles")
+    def roles(self, user: Any) -> str:
+        return ", ".join(f"{each.role} of {each.tenant.slug}" for each in user.seen_roles) or "–"
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # what they did refers to them: an account is made inactive instead
+
+
+@admin.register(Membership)
+class MembershipAdmin(TenantModelAdmin):
+    about = "Who has which role where. A role's permissions count from the next request on."
+    empty_hint = "Add a membership to give a person a role in a tenant."
+    read_permission = write_permission = Permission.USER_MANAGE
+    list_display = ("user_link", "role", "tenant_link", "since")
+    list_display_links = ("role",)
+    list_filter = (TenantFilter, ("role", ChoicesDropdownFilter))
+    search_fields = ("user__username", "user__email")
+    list_select_related = ("user", "tenant")
+    ordering = ("tenant__slug", "user__username", "id")
+    fields = ("user", "tenant", "role")
+    user_link = link_column("user", "Person")
+    tenant_link = link_column("tenant", "Tenant")
+    since = when_column("created_at", "Since")
+
+
+class TokenForm(forms.Form):
+    """What a new token is for."""
+
+    user = forms.ModelChoiceField(User.objects.none(), widget=UnfoldAdminSelectWidget, help_text="It acts for them.")
+    tenant = forms.ModelChoiceField(Tenant.objects.none(), widget=UnfoldAdminSelectWidget)
+    role = forms.ChoiceField(
+        choices=[("", "Every role the person has there"), *Role.choices],
+        required=False,
+        widget=UnfoldAdminSelectWidget,
+        help_text="Narrows the token to one of the person's roles.",
+    )
+    days = forms.IntegerField(
+        min_value=1, max_value=3650, initial=90, widget=UnfoldAdminIntegerFieldWidget, help_text="It expires after."
+    )
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(TenantModelAdmin):
+    about = "Tokens for the REST API, kept as hashes. A token is shown once, when it is made; after that, only revoked."
+    empty_hint = "Add a token to let a program use the REST API."
+    read_permission = write_permission = Permission.USER_MANAGE
+    audits_itself = True
+    list_display = ("token_start", "user_link", "tenant_link", "role_held", "made", "used", "expires")
+    list_display_links = None
+    list_filter = (TenantFilter, ("role", ChoicesDropdownFilter), ("token_key", FieldTextFilter))
+    search_fields = ("token_key", "user__username")
+    list_select_related = ("user", "tenant")
+    ordering = ("-created", "digest")
+    actions = ("revoke",)
+    fields = ("token_start", "user_link", "tenant_link", "role_held", "made", "used", "expires")
+    user_link = link_column("user", "Acts for")
+    tenant_link = link_column("tenant", "In tenant")
+    made = when_column("created", "Created")
+    used = when_column("last_used_at", "Last used")
+
+    @admin.display(description="Token", ordering="token_key")
+    def token_start(self, token: ApiToken) -> str:
+        return f"{token.token_key}…"
+
+    @admin.display(description="Role", ordering="role")
+    def role_held(self, token: ApiToken) -> str:
+        return token.role or "every role of the person"
+
+    @admin.display(description="Expires", ordering="expiry")
+    def expires(self, token: ApiToken) -> str:
+        over = token.expiry is not None and token.expiry <= dt.datetime.now(dt.UTC)
+        return label("expired", BAD, f"{token.expiry:%Y-%m-%d %H:%M}") if over else moment(token.expiry)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # revoking is the way, and is audited with its tenant
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return self.holds(request, self.write_permission)
+
+    @admin.action(description="Revoke", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, tokens: models.QuerySet[ApiToken]) -> None:
+        by = self.principal(request)
+        chosen = tokens.select_related("user", "tenant")
+        self.act_on_each(request, chosen, lambda token: revoke_token(token, by=by), refusals=(), done="revoked")
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """Makes a token and shows its text, in this response and nowhere else."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        principal = self.principal(request)
+        form = TokenForm(request.POST or None)
+        people = self.choices_of(request, User).filter(is_active=True).order_by("username")
+        form.fields["user"].queryset = people if principal.everything else people.filter(is_superuser=False)  # type: ignore[attr-defined]
+        form.fields["tenant"].queryset = self.choices_of(request, Tenant)  # type: ignore[attr-defined]
+        text = ""
+        if request.method == "POST" and form.is_valid():
+            given = form.cleaned_data
+            try:
+                _, text = create_token(
+                    given["user"],
+                    given["tenant"],
+                    role=given["role"],
+                    life=dt.timedelta(days=given["days"]),
+                    by=principal,
+                )
+            except CannotCreateToken as refusal:
+                form.add_error(None, str(refusal))
+        if text:
+            self.message_user(request, "The token was created. Copy it now.", messages.SUCCESS)
+        response = TemplateResponse(
+            request,
+            "admin/tenants/apitoken/add.html",
+            {
+                **self.admin_site.each_context(request),
+                "title": "New API token",
+                "opts": self.opts,
+                "form": form,
+                "token": text,
+                "list_url": list_url(ApiToken),
+                "about": self.about,
+            },
+        )
+        response["Cache-Control"] = "no-store"
+        return response
+
+    def card(self, request: HttpRequest) -> Card | None:
+        return None

@@ -1,0 +1,238 @@
+"""The base of every admin page: constant numbers of queries, no COUNT where tables are huge, links, read-only pages.
+
+It knows no app. Who sees which rows is decided by the classes of ``apps.tenants.admin_scoping``, which build on this.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from django.apps import apps
+from django.contrib import messages
+from django.contrib.admin import ShowFacets
+from django.contrib.admin.utils import quote
+from django.core.exceptions import PermissionDenied
+from django.db import models
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin as UnfoldModelAdmin
+from unfold.paginator import InfinitePaginator
+from unfold.views import ChangeList as UnfoldChangeList
+
+from portal.admin_columns import NOTHING, short
+from portal.admin_fields import UsdField
+from portal.money import NanoDollarField
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A number on the admin's first page: what it counts, what to know about it, and where it leads."""
+
+    title: str
+    value: str
+    detail: str = ""
+    url: str = ""
+    tone: str = ""
+
+
+class ChangeList(UnfoldChangeList):
+    """A page of rows whose references are loaded together, one query per kind of reference."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = self.model_admin.prepared(request, self.result_list)
+
+
+class ModelAdmin(UnfoldModelAdmin):
+    """Base of every model's admin.
+
+    ``about`` is a sentence above the list and the page. ``references`` maps the name of a field that holds an id
+    without a foreign key to the label of the model it means ("swarms.Swarm"); ``reference_column`` shows it.
+    ``search_ids`` are fields that a typed UUID is looked up in, exactly. ``huge`` turns counting off.
+    ``shown_as`` maps a form field to the display that stands for it where the person may only look.
+    """
+
+    about: str = ""
+    huge = False
+    references: ClassVar[dict[str, str]] = {}
+    search_ids: ClassVar[Sequence[str]] = ()
+    shown_as: ClassVar[dict[str, str]] = {}
+    audits_itself = False
+
+    list_per_page = 50
+    list_max_show_all = 0
+    show_facets = ShowFacets.NEVER
+    show_full_result_count = False
+    empty_value_display = NOTHING
+    list_filter_submit = True
+    list_fullwidth = True
+    warn_unsaved_form = True
+    list_before_template = "admin/about.html"
+    change_form_before_template = "admin/about.html"
+    formfield_overrides: ClassVar[dict[Any, Any]] = {NanoDollarField: {"form_class": UsdField}}
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ChangeList
+
+    def get_paginator(self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any) -> Any:
+        if self.huge:
+            return InfinitePaginator(queryset, per_page, *args, **kwargs)
+        return super().get_paginator(request, queryset, per_page, *args, **kwargs)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        found = super().get_object(request, object_id, from_field)
+        return self.prepared(request, [found])[0] if found is not None else None
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj) or not self.shown_as:
+            return fieldsets
+        return [
+            (title, {**options, "fields": [self._shown(field) for field in options["fields"]]})
+            for title, options in fieldsets
+        ]
+
+    def _shown(self, field: Any) -> Any:
+        if isinstance(field, list | tuple):
+            return tuple(self._shown(each) for each in field)
+        return self.shown_as.get(field, field)
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        try:
+            wanted = uuid.UUID(search_term.strip())
+        except ValueError:
+            return super().get_search_results(request, queryset, search_term)
+        query = models.Q(pk=wanted) if isinstance(self.opts.pk, models.UUIDField) else models.Q(pk__in=[])
+        for name in self.search_ids:
+            query |= models.Q(**{name: wanted})
+        return queryset.filter(query), False
+
+    # -- links ---------------------------------------------------------------------------------------------------------
+
+    def prepared(self, request: HttpRequest, rows: Iterable[Any]) -> list[Any]:
+        """The rows, with what their references mean, and knowing which models' pages this person may open."""
+        rows = list(rows)
+        registry = self.admin_site._registry
+        may_open = frozenset(model for model, admin in registry.items() if admin.has_view_permission(request))
+        for row in rows:
+            row.__dict__["_may_open"] = may_open
+        for name, model_label in self.references.items():
+            model = apps.get_model(model_label)
+            wanted = {row.pk: self.referenced_id(row, name) for row in rows}
+            ids = {key for key in wanted.values() if key}
+            found: dict[Any, Any] = {}
+            if ids:
+                related = getattr(registry.get(model), "list_select_related", False)
+                queryset = model._base_manager.all()
+                found = (queryset.select_related(*related) if related and related is not True else queryset).in_bulk(
+                    ids
+                )
+            for row in rows:
+                row.__dict__.setdefault("_referenced", {})[name] = found.get(wanted[row.pk])
+        return rows
+
+    def referenced_id(self, row: Any, name: str) -> Any:
+        """The id that field ``name`` of a row refers to, or None."""
+        return getattr(row, name)
+
+    def link(self, row: Any, target: models.Model | None) -> SafeString | str:
+        """The name of ``target``, linked to its page when the person looking at ``row`` may open that."""
+        if target is None:
+            return NOTHING
+        text = str(target) or short(target.pk)
+        if type(target) not in row.__dict__.get("_may_open", ()):
+            return text
+        url = admin_url(target)
+        return format_html('<a href="{}" class="text-link">{}</a>', url, text) if url else text
+
+    # -- acts ----------------------------------------------------------------------------------------------------------
+
+    def act_on_each(
+        self,
+        request: HttpRequest,
+        rows: Iterable[Any],
+        act: Callable[[Any], object],
+        *,
+        refusals: tuple[type[Exception], ...],
+        done: str,
+    ) -> int:
+        """Does one thing to each row and says how many it was done to, and why not to the others; how many.
+
+        ``done`` is the past participle for the message: "terminated".
+        """
+        count = 0
+        reasons: dict[str, list[str]] = {}
+        for row in rows:
+            try:
+                act(row)
+                count += 1
+            except refusals as refusal:
+                reasons.setdefault(str(refusal), []).append(str(row))
+        name = self.opts.verbose_name if count == 1 else self.opts.verbose_name_plural
+        if count:
+            self.message_user(request, f"{count} {name} {done}.", messages.SUCCESS)
+        for reason, names in reasons.items():
+            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            self.message_user(request, f"Not {done}: {listed}. {reason}", messages.WARNING)
+        return count
+
+    def card(self, request: HttpRequest) -> Card | None:
+        """The number this model shows on the first page, if any. Called for people who may see the model."""
+        return None
+
+    # -- history: the audit trail is the only one ----------------------------------------------------------------------
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> None:
+        self.audit(request, obj, "create", message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> None:
+        self.audit(request, obj, "update", message)
+
+    def log_deletions(self, request: HttpRequest, queryset: Iterable[Any]) -> None:
+        for obj in queryset:
+            self.audit(request, obj, "delete", {})
+
+    def audit(self, request: HttpRequest, obj: Any, verb: str, details: Any) -> None:
+        """Records a change made on these pages, in its transaction."""
+        raise NotImplementedError
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """The audit entries of one object."""
+        obj = self.get_object(request, object_id)
+        if obj is None or not self.has_view_permission(request, obj):
+            raise PermissionDenied
+        url = reverse(f"{self.admin_site.name}:audit_auditentry_changelist")
+        return redirect(f"{url}?resource_kind={self.opts.model_name}&resource_id={obj.pk}")
+
+
+class ReadOnly:
+    """A model whose rows the system writes: nothing is added, changed or deleted by hand. ``about`` says why."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def admin_url(target: models.Model) -> str:
+    """The admin page of an object; empty when its model has none."""
+    try:
+        return reverse(f"admin:{target._meta.app_label}_{target._meta.model_name}_change", args=[quote(target.pk)])
+    except NoReverseMatch:
+        return ""
+
+
+def list_url(model: type[models.Model], query: str = "") -> str:
+    """The admin's list of a model, with a query string."""
+    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    return f"{url}?{query}" if query else url

@@ -1,0 +1,126 @@
+"""The admin site: its login, its first page, and the sidebar in the order in which people think."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, reverse
+from django.views.decorators.cache import never_cache
+from unfold.forms import AuthenticationForm
+from unfold.sites import UnfoldAdminSite
+
+from portal.admin import Card, ModelAdmin
+
+NOT_STAFF = "This account may not use the administration. The console is open to it."
+
+
+class LoginForm(AuthenticationForm):
+    """The login of the administration: the same accounts as the console's, for staff."""
+
+    def confirm_login_allowed(self, user: AbstractBaseUser) -> None:
+        if not getattr(user, "is_staff", False) and user.is_active:
+            raise ValidationError(NOT_STAFF, code="not_staff")
+        super().confirm_login_allowed(user)
+
+
+class Site(UnfoldAdminSite):
+    """Swarmdesk's administration."""
+
+    index_title = "Overview"
+    login_form = LoginForm
+    empty_value_display = "–"
+
+    def __init__(self, name: str = "admin") -> None:
+        super().__init__(name)
+        self.disable_action("delete_selected")
+
+    @never_cache
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The login form; people who are logged in but not staff are told so, and where to go."""
+        user = request.user
+        if request.method == "GET" and user.is_authenticated and user.is_active and not user.is_staff:
+            context = {**self.each_context(request), "title": "No access to the administration"}
+            return TemplateResponse(request, "admin/not_staff.html", context, status=403)
+        response: HttpResponse = super().login(request, extra_context)
+        return response
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """Counts that matter, each with the list behind it, then every list by its group."""
+        context = {"cards": self.cards(request), "groups": navigation(request), **(extra_context or {})}
+        return super().index(request, context)
+
+    def cards(self, request: HttpRequest) -> list[Card]:
+        """The numbers of the models this person may see, in the order of the sidebar."""
+        found = []
+        for label in menu_labels():
+            admin = self._registry.get(apps.get_model(label)) if _exists(label) else None
+            if isinstance(admin, ModelAdmin) and admin.has_view_permission(request):
+                card = admin.card(request)
+                if card:
+                    found.append(card)
+        return found
+
+    def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Search over the lists by name. A page that is not a number is the first."""
+        if not request.GET.get("page", "1").isdigit():
+            query = request.GET.copy()
+            query["page"] = "1"
+            request.GET = query  # type: ignore[assignment]
+        response: HttpResponse = super().search(request, extra_context)
+        return response
+
+
+def menu_labels() -> list[str]:
+    """Labels of the models in the sidebar ("swarms.Swarm"), in its order."""
+    return [target for _, items in settings.ADMIN_MENU for _, _, target in items if "." in target]
+
+
+def _exists(label: str) -> bool:
+    try:
+        apps.get_model(label)
+    except LookupError:
+        return False
+    return True
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """The sidebar for one person: groups of links to what they may see."""
+    from django.contrib import admin
+
+    groups = []
+    for title, items in settings.ADMIN_MENU:
+        links = []
+        for text, icon, target in items:
+            if "." in target:
+                model_admin = admin.site._registry.get(apps.get_model(target)) if _exists(target) else None
+                if model_admin is None or not model_admin.has_view_permission(request):
+                    continue
+                opts = model_admin.opts
+                link = reverse(f"admin:{opts.app_label}_{opts.model_name}_changelist")
+                about = getattr(model_admin, "about", "")
+            else:
+                about = ""
+                try:
+                    link = reverse(target)
+                except NoReverseMatch:
+                    continue
+            active = (
+                request.path == link if target in ("admin:index", "console:overview") else request.path.startswith(link)
+            )
+            links.append({"title": text, "icon": icon, "link": link, "active": active, "about": about})
+        if links:
+            groups.append({"title": title, "separator": bool(groups), "items": links})
+    return groups
+
+
+def environment(request: HttpRequest) -> list[str] | None:
+    """The badge at the top: nothing on a real server, a word elsewhere."""
+    if settings.DEBUG:
+        return ["Debug", "danger"]
+    return ["This machine", "info"] if settings.STANDALONE else None
