@@ -1,9 +1,8 @@
 """Writing and reading the event log.
 
-Reading order is (transaction id, event id), and a reader sees only rows of transactions below its snapshot's xmin, that
-is, of transactions that are all decided. So no row can appear later behind a reader's position: nothing is skipped and
-nothing is seen twice. Events of one swarm are in the order in which they happened, because whoever changes a swarm
-takes its row lock before anything else in the transaction (PostgreSQL draws the transaction id at that first lock).
+Reading order is the order of ids, and a reader gets only ids below the horizon, under which everything is decided
+(:mod:`apps.events.horizon`). So no row can appear later behind a reader's position: nothing is skipped and nothing is
+seen twice. What happened before is read before: an act that waited for another's commit draws its ids after it.
 """
 
 from __future__ import annotations
@@ -13,23 +12,18 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import connection, transaction
 from django.utils import timezone
 
+from apps.events.horizon import readable
 from apps.events.models import Consumer, Event
 from portal.notify import Channel, notify
 
 
-class Position(NamedTuple):
-    """A place in the log; ``START`` is before its first row."""
-
-    xact_id: int
-    event_id: int
-
-
-START = Position(0, 0)
+START = 0
+"""The position before the first event. A position is the id of the last event seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,50 +61,23 @@ def emit(events: Iterable[NewEvent], *, now: dt.datetime | None = None) -> None:
     notify(Channel.EVENTS)
 
 
-def read(after: Position, *, limit: int = 500, **filters: Any) -> list[Event]:
-    """The next events after a position, at most ``limit``, oldest first; ``filters`` are QuerySet filters."""
-    return list(
-        Event.objects.filter(**filters)
-        .extra(
-            where=["(xact_id, id) > (%s, %s)", "xact_id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"],
-            params=[after.xact_id, after.event_id],
-        )
-        .order_by("xact_id", "id")[:limit]
-    )
+def read(after: int, *, limit: int = 500, upto: int | None = None, **filters: Any) -> list[Event]:
+    """The next events after a position, at most ``limit``, oldest first; ``filters`` are QuerySet filters.
+
+    ``upto`` is a horizon read earlier (``readable()``), for a caller inside a transaction.
+    """
+    horizon = readable() if upto is None else upto
+    return list(Event.objects.filter(pk__gt=after, pk__lte=horizon, **filters).order_by("pk")[:limit])
 
 
-def position_of(event_id: int) -> Position | None:
-    """The position of an event a client has seen; None when there is no such event (any more)."""
-    found = Event.objects.filter(pk=event_id).values_list("xact_id", "id").first()
-    return Position(*found) if found else None
+def exists(event_id: int) -> bool:
+    """Whether there is such an event (still: old months are dropped)."""
+    return Event.objects.filter(pk=event_id).exists()
 
 
-def head() -> Position:
-    """The position behind every event that can be read now: a reader that starts here sees only what comes."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-        (xmin,) = cursor.fetchone() or (0,)
-    return Position(xmin - 1, 2**63 - 1)
-
-
-def has_behind(position: Position) -> bool:
+def has_behind(position: int) -> bool:
     """Whether there are rows behind a position, readable already or not (their transactions may still be open)."""
-    return (
-        Event.objects.extra(where=["(xact_id, id) > (%s, %s)"], params=[position.xact_id, position.event_id])
-        .order_by()
-        .exists()
-    )
-
-
-def last_id() -> int:
-    """Id of the last event that can be read now; 0 for an empty log."""
-    found = (
-        Event.objects.extra(where=["xact_id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"])
-        .order_by("-xact_id", "-id")
-        .values_list("id", flat=True)
-        .first()
-    )
-    return found or 0
+    return Event.objects.filter(pk__gt=position).order_by().exists()
 
 
 def consume(name: str, handle: Callable[[Sequence[Event]], None], *, limit: int = 500) -> int:
@@ -120,11 +87,12 @@ def consume(name: str, handle: Callable[[Sequence[Event]], None], *, limit: int 
     in the same database, or idempotent. Two processes with one name take turns (row lock).
     """
     Consumer.objects.get_or_create(name=name)
+    horizon = readable()
     with transaction.atomic():
         consumer = Consumer.objects.select_for_update().get(name=name)
-        events = read(Position(consumer.xact_id, consumer.event_id), limit=limit)
+        events = read(consumer.event_id, limit=limit, upto=horizon)
         if events:
             handle(events)
-            consumer.xact_id, consumer.event_id = events[-1].xact_id, events[-1].pk
+            consumer.event_id = events[-1].pk
             consumer.save()
     return len(events)

@@ -5,21 +5,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db import models
-from django.db.models.expressions import RawSQL
 from django.utils import timezone
-
-CURRENT_XACT = RawSQL("(pg_current_xact_id()::text::bigint)", [], models.BigIntegerField())
 
 
 class Event(models.Model):
     """One thing that happened. Rows are only ever added; partitioned by the month of ``at``.
 
-    Read it through :mod:`apps.events.log`: ids commit out of order, so a reader that remembers the last id skips rows.
+    Read it through :mod:`apps.events.log`: ids commit out of order, so a reader that remembers the last id it saw and
+    asks for higher ones skips rows.
     """
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(default=timezone.now)
-    xact_id = models.BigIntegerField(db_default=CURRENT_XACT, editable=False)
     kind = models.CharField(max_length=60, help_text='What happened: noun, dot, verb ("task.succeeded").')
     tenant_id = models.UUIDField(null=True, blank=True)
     swarm_id = models.UUIDField(null=True, blank=True)
@@ -29,7 +26,6 @@ class Event(models.Model):
     class Meta:
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [
-            models.Index(fields=["xact_id", "id"], name="events_reading_order"),
             models.Index(fields=["swarm_id", "id"], name="events_of_swarm", condition=models.Q(swarm_id__isnull=False)),
         ]
 
@@ -37,11 +33,25 @@ class Event(models.Model):
         return f"{self.kind} #{self.pk}"
 
 
+class Horizon(models.Model):
+    """How far the log can be read (see :mod:`apps.events.horizon`). There is one row."""
+
+    id = models.SmallAutoField(primary_key=True)
+    safe_id = models.BigIntegerField(default=0, help_text="Everything up to this id is decided.")
+    mark_id = models.BigIntegerField(default=0, help_text="The last id drawn when the mark was set.")
+    mark_xact = models.BigIntegerField(default=0, help_text="The mark is safe when all transactions below are decided.")
+
+    class Meta:
+        constraints: ClassVar = [models.CheckConstraint(condition=models.Q(id=1), name="one_horizon")]
+
+    def __str__(self) -> str:
+        return f"readable to {self.safe_id}"
+
+
 class Consumer(models.Model):
-    """How far a durable reader of the event log has come: everything up to this position is done."""
+    """How far a durable reader of the event log has come: everything up to this event is done."""
 
     name = models.CharField(max_length=60, primary_key=True)
-    xact_id = models.BigIntegerField(default=0)
     event_id = models.BigIntegerField(default=0)
     updated_at = models.DateTimeField(auto_now=True)
 
