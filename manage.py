@@ -13,9 +13,9 @@ def main() -> None:
         sys.exit(simulate_provider(sys.argv[2:]))
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-    from django.core.management import execute_from_command_line
+    from portal import commands
 
-    execute_from_command_line(sys.argv)
+    commands.main(sys.argv)
 
 
 if __name__ == "__main__":

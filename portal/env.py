@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import dj_database_url
 
 T = TypeVar("T")
 
@@ -39,7 +41,8 @@ def parsed(name: str, parse: Callable[[str], T], default: T, expected: str) -> T
     try:
         return parse(raw)
     except (ValueError, TypeError) as error:
-        problems.append((name, f"expected {expected}" + (f": {error}" if str(error) else "")))
+        why = str(error).rstrip(".")
+        problems.append((name, f"expected {expected}" + (f": {why}" if why else "")))
         return default
 
 
@@ -55,6 +58,36 @@ def flag(name: str, default: bool) -> bool:
         raise ValueError(f"got {raw!r}")
 
     return parsed(name, parse, default, "true or false")
+
+
+def whole(name: str, default: int, *, low: int = 1) -> int:
+    """A whole number, at least ``low``."""
+
+    def parse(raw: str) -> int:
+        if not raw.strip().isdecimal() or int(raw) < low:
+            raise ValueError(f"got {raw!r}")
+        return int(raw)
+
+    return parsed(name, parse, default, f"a whole number from {low} up")
+
+
+def database(name: str) -> dict[str, Any]:
+    """Django's description of the PostgreSQL database at a URL; empty when it is not set, or wrong."""
+
+    def parse(raw: str) -> dict[str, Any]:
+        # The text of an error never holds the value: it has a password in it.
+        scheme, found, _ = raw.partition("://")
+        if not found or scheme not in {"postgres", "postgresql"}:
+            raise ValueError(f"it starts with {scheme}://" if found else "it has no scheme")
+        try:
+            description = dict(dj_database_url.parse(raw))
+        except ValueError:
+            raise ValueError("it cannot be read; are special characters in the password percent-encoded?") from None
+        if not description.get("NAME"):
+            raise ValueError("it names no database")
+        return description
+
+    return parsed(name, parse, {}, "postgresql://USER:PASSWORD@HOST:PORT/NAME")
 
 
 def items(name: str, default: Sequence[str] = ()) -> list[str]:

@@ -79,4 +79,4 @@ class Listener(threading.Thread):
         self._halt.set()
 
 
-_CONNECT_KEYS = {"host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "options"}
+_CONNECT_KEYS = {"host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "options", "application_name"}

@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import dj_database_url
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
@@ -97,7 +96,7 @@ TEMPLATES = [
 
 _database: dict[str, Any]
 if DATABASE_URL:
-    _database = dict(env.parsed("DATABASE_URL", dj_database_url.parse, {}, "a postgresql:// URL"))
+    _database = env.database("DATABASE_URL")
 else:
     _database = {"NAME": "postgres", "EMBEDDED_DIR": DATA_DIR / "postgres"}
 _database["ENGINE"] = "portal.database"
@@ -174,7 +173,7 @@ Q_CLUSTER = {
     "name": "swarmdesk",
     "cluster_name": "ops",
     "orm": "default",
-    "workers": 2,
+    "workers": env.whole("OPS_WORKERS", 2),
     "poll": 0.5,
     "timeout": 900,
     "retry": 960,
@@ -187,7 +186,7 @@ Q_CLUSTER = {
     "ALT_CLUSTERS": {
         "agents": {
             "orm": "default",
-            "workers": env.parsed("AGENT_WORKERS", int, 2, "a whole number"),
+            "workers": env.whole("AGENT_WORKERS", 2),
             "poll": 0.5,
             "timeout": _runner_timeout,
             "retry": _runner_timeout + 60,

@@ -1,10 +1,13 @@
 """Django's PostgreSQL backend that starts the embedded server on first use when no DATABASE_URL is set."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from django.db.backends.postgresql import base
 
 from portal import embedded
+from portal.database.errors import DatabaseUnavailable
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -12,5 +15,26 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Connection parameters; those of the embedded server where ``EMBEDDED_DIR`` is set."""
         params: dict[str, Any] = super().get_connection_params()
         if directory := self.settings_dict.get("EMBEDDED_DIR"):
-            params.update(embedded.ensure_running(directory))
+            try:
+                params.update(embedded.ensure_running(directory))
+            except embedded.CannotStart as error:
+                raise DatabaseUnavailable(str(error)) from error
         return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """A connection; DatabaseUnavailable, without the password, when none can be made."""
+        try:
+            return super().get_new_connection(conn_params)
+        except self.Database.OperationalError as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DatabaseUnavailable(
+                f"The database at {self._place(conn_params)} cannot be reached: {reason}"
+            ) from error
+
+    def _place(self, params: dict[str, Any]) -> str:
+        if self.settings_dict.get("EMBEDDED_DIR"):
+            return str(self.settings_dict["EMBEDDED_DIR"])
+        user, host = params.get("user"), params.get("host") or "localhost"
+        port = f":{params['port']}" if params.get("port") else ""
+        name = params.get("dbname") or ""
+        return f"DATABASE_URL (postgresql://{f'{user}@' if user else ''}{host}{port}/{name})"
