@@ -63,7 +63,8 @@ class Failure:
 
 def classify(error: BaseException) -> Failure:
     """The failure behind an exception of an attempt."""
-    text = str(error).strip() or type(error).__name__
+    name = type(error).__name__
+    text = str(error).strip() or name
     match error:
         case BudgetExhausted():
             return Failure(FailureCode.BUDGET_EXHAUSTED, text, can_heal=False)
@@ -86,7 +87,7 @@ def classify(error: BaseException) -> Failure:
             return Failure(FailureCode.INVALID_OUTPUT, text, can_heal=True)
         case UnknownModel() | PromptError() | RuntimeMisconfigured():
             return Failure(FailureCode.AGENT_ERROR, text, can_heal=False)
-    return Failure(FailureCode.AGENT_ERROR, f"{type(error).__name__}: {text}", can_heal=True)
+    return Failure(FailureCode.AGENT_ERROR, text if text == name else f"{name}: {text}", can_heal=True)
 
 
 def _http_text(error: ModelHTTPError) -> str:

@@ -50,28 +50,18 @@ class Finished:
 
 
 def write(items: Sequence[Settlement | Finished], *, now: dt.datetime) -> None:
-    """Writes a batch. Safe to repeat after a lost connection: tokens and reservations decide what still counts.
-
-    Swarms whose rows are free are written together; each of the others in a transaction of its own, so that waiting
-    for a row lock is always a transaction's first act (the order of the event log rests on that).
+    """Writes a batch in one transaction. Safe to repeat after a lost connection: tokens and reservations decide what
+    still counts.
     """
     settlements = [item for item in items if isinstance(item, Settlement)]
     finished = [item for item in items if isinstance(item, Finished)]
-    left = {item.leased.swarm_id for item in finished}
     with transaction.atomic():
-        locked = set(progress.lock_swarms(left, wait=False)) if left else set()
-        _write([item for item in finished if item.leased.swarm_id in locked], settlements, now)
-    for swarm_id in sorted(left - locked):
-        with transaction.atomic():
-            progress.lock_swarms([swarm_id])
-            _write([item for item in finished if item.leased.swarm_id == swarm_id], [], now)
-
-
-def _write(finished: Sequence[Finished], settlements: Sequence[Settlement], now: dt.datetime) -> None:
-    progress.record([item.outcome for item in finished], now=now)
-    _write_attempts(finished)
-    if settlements:
-        reserving.settle(settlements, now=now)
+        if finished:
+            progress.lock_swarms({item.leased.swarm_id for item in finished})
+            progress.record([item.outcome for item in finished], now=now)
+            _write_attempts(finished)
+        if settlements:
+            reserving.settle(settlements, now=now)
 
 
 def _write_attempts(finished: Sequence[Finished]) -> None:
