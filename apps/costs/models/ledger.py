@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q, Sum
+from django.db.models import ExpressionWrapper, Q, Sum
 from django.utils import timezone
 
 from apps.tenants.access import Principal
@@ -51,7 +51,8 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         sums: dict[uuid.UUID, dict[str, int]] = {swarm_id: {} for swarm_id in ids}
         rows = (
             self.filter(swarm_id__in=ids)
-            .values_list("swarm_id", "kind", Q(reservation_id__isnull=False))
+            .annotate(is_of_call=ExpressionWrapper(Q(reservation_id__isnull=False), models.BooleanField()))
+            .values_list("swarm_id", "kind", "is_of_call")
             .annotate(total=Sum("amount"))
             .order_by()
         )

@@ -1,0 +1,260 @@
+"""Holding money for calls before they are made, so that no hard budget can be exceeded.
+
+Locks are taken in one order everywhere: reservations by id, then budget periods by id. Each function here takes them
+once; calling several of them in one transaction gives that up, and with it the freedom from deadlocks.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from django.db import connection, transaction
+
+from apps.costs.budgets import PeriodKey, Watched, ids_of_periods, watching
+from apps.costs.fitting import BIGGEST, Ask, PeriodState, Refusal, fit
+from apps.costs.settling import Settled, Settlement, charge_expired, release, settle
+from apps.events import log as events
+from portal.money import usd_label
+
+__all__ = [
+    "CallRequest",
+    "Settled",
+    "Settlement",
+    "Verdict",
+    "charge_expired",
+    "extend",
+    "release",
+    "reserve",
+    "settle",
+]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A call that somebody wants to make. ``amount`` is the most it can cost, in nano-dollars.
+
+    Its ``id`` is used once. Unless it is settled, released or extended before ``expires_at``, all of it is charged.
+    """
+
+    id: uuid.UUID
+    tenant_id: uuid.UUID
+    subject_id: uuid.UUID | None
+    swarm_id: uuid.UUID | None
+    task_id: uuid.UUID | None
+    attempt_id: uuid.UUID | None
+    agent: str
+    model: str
+    amount: int
+    expires_at: dt.datetime
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.amount <= BIGGEST:
+            raise ValueError(f"cannot reserve {self.amount} nano-dollars: it must be from 0 to {BIGGEST}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a call may be made. ``reason`` says for a person which budget refuses it.
+
+    ``may_fit_later``: it would fit were nothing else reserved now, so it is worth waiting for calls in flight.
+    """
+
+    id: uuid.UUID
+    granted: bool
+    reason: str = ""
+    may_fit_later: bool = False
+
+
+def reserve(requests: Sequence[CallRequest], *, now: dt.datetime) -> list[Verdict]:
+    """Reserves each call's amount in every budget period that watches it, or refuses it; verdicts in the same order.
+
+    One transaction for all. Calls are granted in the order given, each wholly or not at all. An id that is reserved
+    already is granted again and not counted twice. Not to be called inside a transaction that holds other locks.
+    """
+    unique = {request.id: request for request in requests}
+    if not unique:
+        return []
+    calls = list(unique.values())
+    watched = watching(calls, now=now)
+    ids = ids_of_periods(watched.spans, now=now)
+    asks = {
+        call.id: Ask(call.amount, tuple(sorted(ids[key] for key in keys if key in ids)))
+        for call, keys in zip(calls, watched.keys, strict=True)
+    }
+    with transaction.atomic(savepoint=False):
+        periods = _lock(sorted({period_id for ask in asks.values() for period_id in ask.period_ids}))
+        # A budget that was deleted since has no period any more.
+        asks = {id: Ask(a.amount, tuple(p for p in a.period_ids if p in periods)) for id, a in asks.items()}
+        refusals = _fit(asks, periods)
+        granted = [call for call in calls if call.id not in refusals]
+        _hold(granted, asks, now=now)
+        _announce_exhausted(
+            {refusal.period_id: unique[id] for id, refusal in reversed(refusals.items()) if not refusal.may_fit_later},
+            periods,
+            now=now,
+        )
+    keys_by_id = {period_id: key for key, period_id in ids.items()}
+    verdicts = {call.id: _verdict(call, refusals.get(call.id), keys_by_id, watched, periods) for call in calls}
+    return [verdicts[request.id] for request in requests]
+
+
+@dataclass(frozen=True, slots=True)
+class _Locked(PeriodState):
+    exhausted: bool
+
+
+def _lock(period_ids: Sequence[int]) -> dict[int, _Locked]:
+    """The periods, locked in the order of their ids until the transaction ends."""
+    if not period_ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, ceiling IS NOT NULL, "limit", spent, reserved, overage, exhausted_at IS NOT NULL
+            FROM costs_budgetperiod WHERE id = ANY(%s) ORDER BY id FOR UPDATE
+            """,
+            [list(period_ids)],
+        )
+        return {row[0]: _Locked(*row) for row in cursor}
+
+
+def _fit(asks: dict[uuid.UUID, Ask], periods: dict[int, _Locked]) -> dict[uuid.UUID, Refusal]:
+    """The refusals by call. Looks for calls that are reserved already only when something did not fit."""
+
+    def refuse(new: dict[uuid.UUID, Ask]) -> dict[uuid.UUID, Refusal]:
+        answers = fit(list(new.values()), periods)
+        return {id: answer for id, answer in zip(new, answers, strict=True) if answer}
+
+    refusals = refuse(asks)
+    if refusals and (held := _existing(asks)):
+        refusals = refuse({id: ask for id, ask in asks.items() if id not in held})
+    return refusals
+
+
+def _existing(ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM costs_reservation WHERE id = ANY(%s)", [list(ids)])
+        return {row[0] for row in cursor}
+
+
+def _hold(calls: Sequence[CallRequest], asks: dict[uuid.UUID, Ask], *, now: dt.datetime) -> None:
+    """Writes the reservations, and adds those that are new to their periods."""
+    if not calls:
+        return
+    rows = sorted(calls, key=lambda call: call.id)
+    with connection.cursor() as cursor:
+        # NOT EXISTS, though there is ON CONFLICT, because a row that is just being settled must not be waited for: its
+        # settlement waits for the periods locked here.
+        cursor.execute(
+            """
+            INSERT INTO costs_reservation (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model,
+                                           amount, period_ids, created_at, expires_at)
+            SELECT c.id, c.tenant_id, c.subject_id, c.swarm_id, c.task_id, c.attempt_id, c.agent, c.model,
+                   c.amount, c.period_ids::bigint[], %s, c.expires_at
+            FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[],
+                        %s::bigint[], %s::text[], %s::timestamptz[])
+                     AS c (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model,
+                           amount, period_ids, expires_at)
+            WHERE NOT EXISTS (SELECT FROM costs_reservation r WHERE r.id = c.id)
+            ON CONFLICT DO NOTHING
+            RETURNING id
+            """,
+            [
+                now,
+                [call.id for call in rows],
+                [call.tenant_id for call in rows],
+                [call.subject_id for call in rows],
+                [call.swarm_id for call in rows],
+                [call.task_id for call in rows],
+                [call.attempt_id for call in rows],
+                [call.agent for call in rows],
+                [call.model for call in rows],
+                [call.amount for call in rows],
+                ["{" + ",".join(map(str, asks[call.id].period_ids)) + "}" for call in rows],
+                [call.expires_at for call in rows],
+            ],
+        )
+        added: dict[int, int] = {}
+        for (call_id,) in cursor.fetchall():
+            for period_id in asks[call_id].period_ids:
+                added[period_id] = added.get(period_id, 0) + asks[call_id].amount
+        if added:
+            cursor.execute(
+                """
+                UPDATE costs_budgetperiod p SET reserved = p.reserved + a.amount, updated_at = %s
+                FROM unnest(%s::bigint[], %s::bigint[]) AS a (id, amount) WHERE p.id = a.id
+                """,
+                [now, list(added), list(added.values())],
+            )
+
+
+def _announce_exhausted(refused: dict[int, CallRequest], periods: dict[int, _Locked], *, now: dt.datetime) -> None:
+    """Marks the periods that refuse for good, with one event for each that was not marked before."""
+    fresh = [period_id for period_id in refused if not periods[period_id].exhausted]
+    if not fresh:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE costs_budgetperiod p SET exhausted_at = %s FROM costs_budget b
+            WHERE p.id = ANY(%s) AND b.id = p.budget_id
+            RETURNING p.id, b.id, b.name, p.key, p.holder, p."limit", p.spent + p.overage, p.reserved
+            """,
+            [now, fresh],
+        )
+        rows = cursor.fetchall()
+    announced = []
+    for period_id, budget_id, name, key, holder, limit, spent, reserved in sorted(rows):
+        call = refused[period_id]
+        data = {
+            "budget_id": str(budget_id),
+            "budget": name,
+            "period": key,
+            "holder": holder,
+            "limit": limit,
+            "spent": spent,
+            "reserved": reserved,
+            "asked": call.amount,
+        }
+        announced.append(events.NewEvent("budget.exhausted", call.tenant_id, call.swarm_id, call.task_id, data))
+        log.warning("budget_exhausted", tenant_id=str(call.tenant_id), swarm_id=str(call.swarm_id), **data)
+    events.emit(announced, now=now)
+
+
+def _verdict(
+    call: CallRequest,
+    refusal: Refusal | None,
+    keys: dict[int, PeriodKey],
+    watched: Watched,
+    periods: dict[int, _Locked],
+) -> Verdict:
+    if refusal is None:
+        return Verdict(call.id, True)
+    period = periods[refusal.period_id]
+    budget = watched.names.get(keys[refusal.period_id].budget_id, "")
+    reason = (
+        f'Budget "{budget}" has {usd_label(refusal.left)} left of {usd_label(period.limit)}; '
+        f"this call can cost up to {usd_label(call.amount)}."
+    )
+    if refusal.may_fit_later:
+        reason += " Calls in flight may give some back."
+    return Verdict(call.id, False, reason, refusal.may_fit_later)
+
+
+def extend(attempt_ids: Sequence[uuid.UUID], expires_at: dt.datetime) -> int:
+    """Keeps the reservations of these attempts at least until ``expires_at``; how many there are."""
+    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE costs_reservation SET expires_at = greatest(expires_at, %s)
+            WHERE id IN (SELECT id FROM costs_reservation WHERE attempt_id = ANY(%s) ORDER BY id FOR UPDATE)
+            """,
+            [expires_at, list(attempt_ids)],
+        )
+        return int(cursor.rowcount)

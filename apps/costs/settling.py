@@ -1,0 +1,371 @@
+"""What becomes of a reservation: the cost that was billed, nothing, or all of it where nobody knows.
+
+Whoever deletes the reservation's row moves its money, so it is moved once, whatever runs at the same time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import structlog
+from django.db import connection, transaction
+
+from apps.costs.fitting import BIGGEST
+from apps.costs.models import Kind
+from apps.events import log as events
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a call cost, in nano-dollars. ``amount`` None: nobody knows, so the whole reservation is charged."""
+
+    reservation_id: uuid.UUID
+    amount: int | None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for value in (self.amount or 0, self.input_tokens, self.output_tokens):
+            if not 0 <= value <= BIGGEST:
+                raise ValueError(f"cannot settle {self}: amounts and tokens must be from 0 to {BIGGEST}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the ledger holds for the call now, in nano-dollars, corrections included.
+
+    ``late``: its reservation was gone, because it had expired, been released, or been settled before.
+    """
+
+    reservation_id: uuid.UUID
+    charged: int
+    late: bool
+
+
+class Held(NamedTuple):
+    """A reservation that was just deleted."""
+
+    id: uuid.UUID
+    tenant_id: uuid.UUID
+    subject_id: uuid.UUID | None
+    swarm_id: uuid.UUID | None
+    task_id: uuid.UUID | None
+    attempt_id: uuid.UUID | None
+    agent: str
+    model: str
+    amount: int
+    period_ids: list[int]
+
+
+class Charge(NamedTuple):
+    """A ledger entry to be written, and whom it concerns."""
+
+    held: Held
+    amount: int
+    kind: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    unsettled: bool = False
+    corrects: int | None = None
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Change:
+    """What is added to a period's columns."""
+
+    spent: int = 0
+    reserved: int = 0
+    overage: int = 0
+
+
+@dataclass(slots=True)
+class Moves:
+    """What one transaction does to periods, ledger and event log."""
+
+    periods: dict[int, Change] = field(default_factory=dict)
+    charges: list[Charge] = field(default_factory=list)
+    events: list[events.NewEvent] = field(default_factory=list)
+
+    def add(self, period_ids: Iterable[int], *, spent: int = 0, reserved: int = 0, overage: int = 0) -> None:
+        for period_id in period_ids:
+            change = self.periods.setdefault(period_id, Change())
+            change.spent += spent
+            change.reserved += reserved
+            change.overage += overage
+
+    def charge(self, held: Held, amount: int, **entry: Any) -> None:
+        """Turns a reservation into a charge; what is beyond the reservation becomes overage."""
+        excess = max(amount - held.amount, 0)
+        self.add(held.period_ids, spent=amount - excess, reserved=-held.amount, overage=excess)
+        self.charges.append(Charge(held, amount, Kind.LLM, **entry))
+        if excess:
+            self.report_overage(held, amount, excess)
+
+    def report_overage(self, held: Held, amount: int, excess: int) -> None:
+        data = {
+            "reservation_id": str(held.id),
+            "model": held.model,
+            "agent": held.agent,
+            "reserved": held.amount,
+            "billed": amount,
+            "excess": excess,
+        }
+        self.events.append(events.NewEvent("budget.overage", held.tenant_id, held.swarm_id, held.task_id, data))
+        log.warning("budget_overage", tenant_id=str(held.tenant_id), swarm_id=str(held.swarm_id), **data)
+
+
+def settle(settlements: Sequence[Settlement], *, now: dt.datetime) -> list[Settled]:
+    """Charges what calls cost, in one transaction; the results in the same order. It refuses no cost.
+
+    The amount moves from reserved to spent, and what is beyond the reservation to overage, with a ``budget.overage``
+    event. A call that was charged as a whole because its lease ended gets an adjustment entry with the difference,
+    once. A settlement whose call is unknown, or was settled before, changes nothing; the unknown ones are reported.
+    """
+    wanted: dict[uuid.UUID, Settlement] = {}
+    for settlement in settlements:
+        wanted.setdefault(settlement.reservation_id, settlement)
+    if not wanted:
+        return []
+    results: dict[uuid.UUID, Settled] = {}
+    with transaction.atomic(savepoint=False):
+        moves = Moves()
+        for held in _take(wanted):
+            settlement = wanted[held.id]
+            charged = held.amount if settlement.amount is None else settlement.amount
+            moves.charge(
+                held,
+                charged,
+                input_tokens=settlement.input_tokens,
+                output_tokens=settlement.output_tokens,
+                unsettled=settlement.amount is None,
+            )
+            results[held.id] = Settled(held.id, charged, late=False)
+        late = [wanted[id] for id in sorted(wanted.keys() - results.keys())]
+        if late:
+            results.update(_settle_late(late, moves))
+        _apply(moves, now=now)
+    return [results[settlement.reservation_id] for settlement in settlements]
+
+
+def release(ids: Sequence[uuid.UUID]) -> int:
+    """Gives reservations back unspent: the call was never made, or is certain not to be billed; how many there were."""
+    with transaction.atomic(savepoint=False):
+        moves = Moves()
+        taken = _take(ids) if ids else []
+        for held in taken:
+            moves.add(held.period_ids, reserved=-held.amount)
+        _apply(moves, now=None)
+    return len(taken)
+
+
+def charge_expired(*, now: dt.datetime, limit: int = 1000) -> int:
+    """Charges, as a whole and marked unsettled, reservations that outlived their lease; how many, at most ``limit``.
+
+    Rows that are being settled or extended at this moment are passed over.
+    """
+    with transaction.atomic(savepoint=False):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"""
+                DELETE FROM costs_reservation WHERE id IN (
+                    SELECT id FROM costs_reservation WHERE expires_at <= %s ORDER BY expires_at
+                    LIMIT %s FOR UPDATE SKIP LOCKED)
+                RETURNING {_HELD}
+                """,
+                [now, limit],
+            )
+            taken = [Held(*row) for row in cursor]
+        moves = Moves()
+        for held in sorted(taken):
+            moves.charge(held, held.amount, unsettled=True, note="Charged as reserved: its lease ended unsettled.")
+        _apply(moves, now=now)
+    if taken:
+        log.warning("reservations_charged_unsettled", count=len(taken), amount=sum(held.amount for held in taken))
+    return len(taken)
+
+
+_HELD = "id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, amount, period_ids"
+
+
+def _take(ids: Iterable[uuid.UUID]) -> list[Held]:
+    """Deletes those reservations that are still there, locking them in the order of their ids."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            DELETE FROM costs_reservation WHERE id IN (
+                SELECT id FROM costs_reservation WHERE id = ANY(%s) ORDER BY id FOR UPDATE)
+            RETURNING {_HELD}
+            """,
+            [list(ids)],
+        )
+        return sorted(Held(*row) for row in cursor)
+
+
+def _settle_late(late: Sequence[Settlement], moves: Moves) -> dict[uuid.UUID, Settled]:
+    """Corrects the charges of reservations that are gone, where they are still uncorrected."""
+    ids = [settlement.reservation_id for settlement in late]
+    with connection.cursor() as cursor:
+        # The lock makes two late settlements of one call take turns; the sums are read after it, so the second sees
+        # the first one's correction.
+        cursor.execute(
+            f"""
+            SELECT id, unsettled, {_HELD.replace("id,", "reservation_id,", 1)} FROM costs_ledgerentry
+            WHERE reservation_id = ANY(%s) AND kind = 'llm' ORDER BY id FOR UPDATE
+            """,
+            [ids],
+        )
+        entries = {row[2]: (row[0], row[1], Held(*row[2:])) for row in cursor}
+        cursor.execute(
+            """
+            SELECT reservation_id, sum(amount)::bigint, bool_or(corrects IS NOT NULL) FROM costs_ledgerentry
+            WHERE reservation_id = ANY(%s) GROUP BY reservation_id
+            """,
+            [ids],
+        )
+        sums = {row[0]: (row[1], row[2]) for row in cursor}
+    results = {}
+    for settlement in late:
+        id = settlement.reservation_id
+        if id not in entries:
+            moves.events.append(
+                events.NewEvent(
+                    "budget.settlement_unmatched", data={"reservation_id": str(id), "billed": settlement.amount}
+                )
+            )
+            log.error("settlement_unmatched", reservation_id=str(id), billed=settlement.amount)
+            results[id] = Settled(id, 0, late=True)
+            continue
+        entry_id, unsettled, held = entries[id]
+        charged, corrected = sums[id]
+        if unsettled and not corrected and settlement.amount is not None:
+            difference = settlement.amount - charged
+            excess = max(difference, 0)
+            moves.add(held.period_ids, spent=difference - excess, overage=excess)
+            moves.charges.append(
+                Charge(
+                    held,
+                    difference,
+                    Kind.ADJUSTMENT,
+                    settlement.input_tokens,
+                    settlement.output_tokens,
+                    corrects=entry_id,
+                    note="Settled after its lease had ended.",
+                )
+            )
+            if excess:
+                moves.report_overage(held, settlement.amount, excess)
+            charged = settlement.amount
+        results[id] = Settled(id, charged, late=True)
+    return results
+
+
+def _apply(moves: Moves, *, now: dt.datetime | None) -> None:
+    """Locks the periods in the order of their ids and puts the moves into them, the ledger and the event log."""
+    if moves.periods:
+        _change_periods(moves, now=now)
+    if moves.charges:
+        _write_entries(moves.charges, now=now)
+    events.emit(moves.events, now=now)
+
+
+def _change_periods(moves: Moves, *, now: dt.datetime | None) -> None:
+    ids = sorted(moves.periods)
+    changes = [moves.periods[id] for id in ids]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, "limit", spent + overage, ceiling IS NULL AND crossed_at IS NULL
+            FROM costs_budgetperiod WHERE id = ANY(%s) ORDER BY id FOR UPDATE
+            """,
+            [ids],
+        )
+        crossed = []
+        for period_id, limit, owed, watches_crossing in cursor:
+            change = moves.periods[period_id]
+            if watches_crossing and owed + change.spent + change.overage > limit:
+                crossed.append(period_id)
+        cursor.execute(
+            """
+            UPDATE costs_budgetperiod p
+            SET spent = p.spent + c.spent, reserved = p.reserved + c.reserved, overage = p.overage + c.overage,
+                updated_at = coalesce(%s, p.updated_at)
+            FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS c (id, spent, reserved, overage)
+            WHERE p.id = c.id
+            """,
+            [now, ids, [c.spent for c in changes], [c.reserved for c in changes], [c.overage for c in changes]],
+        )
+    if crossed:
+        _announce_crossed(crossed, moves, now=now)
+
+
+def _announce_crossed(period_ids: Sequence[int], moves: Moves, *, now: dt.datetime | None) -> None:
+    """Marks soft budgets' periods that spending has just passed, with one event each."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE costs_budgetperiod p SET crossed_at = %s FROM costs_budget b
+            WHERE p.id = ANY(%s) AND b.id = p.budget_id
+            RETURNING p.id, b.tenant_id, b.id, b.name, p.key, p.holder, p."limit", p.spent + p.overage
+            """,
+            [now, list(period_ids)],
+        )
+        rows = cursor.fetchall()
+    for period_id, tenant_id, budget_id, name, key, holder, limit, spent in sorted(rows):
+        swarm_id = next((c.held.swarm_id for c in moves.charges if period_id in c.held.period_ids), None)
+        data = {
+            "budget_id": str(budget_id),
+            "budget": name,
+            "period": key,
+            "holder": holder,
+            "limit": limit,
+            "spent": spent,
+        }
+        moves.events.append(events.NewEvent("budget.soft_limit_crossed", tenant_id, swarm_id, data=data))
+        log.warning("budget_soft_limit_crossed", tenant_id=str(tenant_id), **data)
+
+
+def _write_entries(charges: Sequence[Charge], *, now: dt.datetime | None) -> None:
+    # Ids are drawn while the periods are locked, so the entries of one period are numbered in the order in which they
+    # were charged to it: every prefix of the ledger is a state that the budget has been in.
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO costs_ledgerentry
+                (at, tenant_id, subject_id, swarm_id, task_id, attempt_id, reservation_id, agent, kind, model,
+                 input_tokens, output_tokens, amount, unsettled, corrects, period_ids, note)
+            SELECT %s, c.tenant_id, c.subject_id, c.swarm_id, c.task_id, c.attempt_id, c.reservation_id, c.agent,
+                   c.kind, c.model, c.input_tokens, c.output_tokens, c.amount, c.unsettled, c.corrects,
+                   c.period_ids::bigint[], c.note
+            FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[],
+                        %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bool[], %s::bigint[],
+                        %s::text[], %s::text[])
+                     AS c (tenant_id, subject_id, swarm_id, task_id, attempt_id, reservation_id, agent, kind, model,
+                           input_tokens, output_tokens, amount, unsettled, corrects, period_ids, note)
+            """,
+            [
+                now,
+                [c.held.tenant_id for c in charges],
+                [c.held.subject_id for c in charges],
+                [c.held.swarm_id for c in charges],
+                [c.held.task_id for c in charges],
+                [c.held.attempt_id for c in charges],
+                [c.held.id for c in charges],
+                [c.held.agent for c in charges],
+                [str(c.kind) for c in charges],
+                [c.held.model for c in charges],
+                [c.input_tokens for c in charges],
+                [c.output_tokens for c in charges],
+                [c.amount for c in charges],
+                [c.unsettled for c in charges],
+                [c.corrects for c in charges],
+                ["{" + ",".join(map(str, c.held.period_ids)) + "}" for c in charges],
+                [c.note for c in charges],
+            ],
+        )
