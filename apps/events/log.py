@@ -19,8 +19,7 @@ from django.utils import timezone
 
 from apps.events.horizon import readable
 from apps.events.models import Consumer, Event
-from portal.notify import Channel, notify
-
+from portal.notify import Channel
 
 START = 0
 """The position before the first event. A position is the id of the last event seen."""
@@ -46,8 +45,11 @@ def emit(events: Iterable[NewEvent], *, now: dt.datetime | None = None) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO events_event (at, kind, tenant_id, swarm_id, task_id, data)
-            SELECT %s, e.* FROM unnest(%s::text[], %s::uuid[], %s::uuid[], %s::uuid[], %s::jsonb[]) AS e
+            WITH written AS (
+                INSERT INTO events_event (at, kind, tenant_id, swarm_id, task_id, data)
+                SELECT %s, e.* FROM unnest(%s::text[], %s::uuid[], %s::uuid[], %s::uuid[], %s::jsonb[]) AS e
+            )
+            SELECT pg_notify(%s, '{}')
             """,
             [
                 at,
@@ -56,9 +58,9 @@ def emit(events: Iterable[NewEvent], *, now: dt.datetime | None = None) -> None:
                 [row.swarm_id for row in rows],
                 [row.task_id for row in rows],
                 [json.dumps(dict(row.data)) if row.data else "{}" for row in rows],
+                Channel.EVENTS,
             ],
         )
-    notify(Channel.EVENTS)
 
 
 def read(after: int, *, limit: int = 500, upto: int | None = None, **filters: Any) -> list[Event]:
