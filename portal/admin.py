@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from django.apps import apps
 from django.contrib import messages
 from django.contrib.admin import ShowFacets
-from django.contrib.admin.utils import quote
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -89,6 +89,14 @@ class ModelAdmin(UnfoldModelAdmin):
         found = super().get_object(request, object_id, from_field)
         return self.prepared(request, [found])[0] if found is not None else None
 
+    def row_or_none(self, request: HttpRequest, object_id: str) -> Any:
+        """The row of an id as it stands in a URL, if it is one and this person may see it."""
+        try:
+            rows = self.get_queryset(request).filter(pk=unquote(object_id))
+            return rows.select_related(*(self.list_select_related or [None])).first()
+        except (ValidationError, ValueError):
+            return None
+
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         fieldsets = super().get_fieldsets(request, obj)
         if obj is None or self.has_change_permission(request, obj) or not self.shown_as:
@@ -145,11 +153,23 @@ class ModelAdmin(UnfoldModelAdmin):
         """The name of ``target``, linked to its page when the person looking at ``row`` may open that."""
         if target is None:
             return NOTHING
-        text = str(target) or short(target.pk)
+        admin = self.admin_site._registry.get(type(target))
+        text = admin.name_for_links(target) if isinstance(admin, ModelAdmin) else str(target)
         if type(target) not in row.__dict__.get("_may_open", ()):
             return text
         url = admin_url(target)
         return format_html('<a href="{}" class="text-link">{}</a>', url, text) if url else text
+
+    def name_for_links(self, obj: Any) -> SafeString | str:
+        """What links to an object of this model say; its own page may say more."""
+        return str(obj) or short(obj.pk)
+
+    def link_to_list(self, row: Any, model: type[models.Model] | str, query: str, text: str) -> SafeString | str:
+        """A link to the rows of another model that belong to this one, when the person may see that list."""
+        target = apps.get_model(model) if isinstance(model, str) else model
+        if target not in row.__dict__.get("_may_open", ()):
+            return text
+        return format_html('<a href="{}" class="text-link">{}</a>', list_url(target, query), text)
 
     # -- acts ----------------------------------------------------------------------------------------------------------
 

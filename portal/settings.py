@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = None if STANDALONE else BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = STANDALONE  # no collectstatic step on a laptop
 
@@ -164,6 +165,7 @@ if not STANDALONE:
 # -- background work -------------------------------------------------------------------------------------------------
 
 LEASE_SECONDS = 30
+NODE_NAME = (env.text("NODE_NAME") or socket.gethostname())[:80]  # runners are counted and replaced per node
 RUNNER_CONCURRENCY = 200
 RUNNER_LIFETIME_S = 3600
 GRACE_SECONDS = 45
@@ -173,6 +175,7 @@ Q_CLUSTER = {
     "name": "swarmdesk",
     "cluster_name": "ops",
     "orm": "default",
+    "broker_class": "apps.execution.broker.NodeBroker",
     "workers": env.whole("OPS_WORKERS", 2),
     "poll": 0.5,
     "timeout": 900,
@@ -209,12 +212,15 @@ REST_FRAMEWORK: dict[str, Any] = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["apps.api.parsers.BoundedJSONParser"],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
-    "PAGE_SIZE": 50,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+DRF_STANDARDIZED_ERRORS: dict[str, Any] = {
+    "EXCEPTION_HANDLER_CLASS": "apps.api.errors.ExceptionHandler",
+    "ALLOWED_ERROR_STATUS_CODES": ["400", "401", "403", "404"],
 }
 REST_KNOX = {
     "TOKEN_MODEL": "tenants.ApiToken",
@@ -313,6 +319,8 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Orchestrator ticks", "schedule", "execution.Tick"),
             ("Watchdog runs", "health_and_safety", "observability.WatchdogRun"),
             ("Event consumers", "sync", "events.Consumer"),
+            ("Event horizon", "start", "events.Horizon"),
+            ("API answers kept", "repeat_one", "api.IdempotencyKey"),
             ("Job schedules", "event_repeat", "django_q.Schedule"),
             ("Queued jobs", "pending_actions", "django_q.OrmQ"),
             ("Finished jobs", "check_circle", "django_q.Success"),

@@ -1,0 +1,41 @@
+"""Model providers and the regions they are reached in."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.db import models
+from django.http import HttpRequest
+
+from apps.providers.models import Provider, Region
+from apps.tenants.admin_scoping import PlatformInline, PlatformModelAdmin
+from portal.admin_columns import CALM, GOOD, yes_column
+
+
+class RegionInline(PlatformInline):
+    model = Region
+    fields = ("name", "base_url", "order", "is_enabled")
+
+
+@admin.register(Provider)
+class ProviderAdmin(PlatformModelAdmin):
+    about = (
+        "Who serves models: agents name them as provider:model. Keys stay in the environment; here is only the name of "
+        "the variable. Calls go to the regions with the lowest order first."
+    )
+    empty_hint = "Add a provider with at least one region, so that agents can use its models."
+    list_display = ("name", "kind", "region_names", "api_key_variable", "state")
+    list_filter = ("is_enabled",)
+    search_fields = ("name",)
+    ordering = ("name",)
+    fields = ("name", "kind", "api_key_variable", "is_enabled")
+    inlines = (RegionInline,)
+    state = yes_column("is_enabled", "State", yes=("enabled", GOOD), no=("disabled", CALM))
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Provider]:
+        rows: models.QuerySet[Provider] = super().get_queryset(request)
+        return rows.prefetch_related("regions")
+
+    @admin.display(description="Regions")
+    def region_names(self, provider: Provider) -> str:
+        names = [region.name if region.is_enabled else f"{region.name} (off)" for region in provider.regions.all()]
+        return ", ".join(names) or "none: its models cannot be called"
