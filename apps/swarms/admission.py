@@ -86,7 +86,6 @@ def _queued() -> Sequence[Swarm]:
         "queue_reason",
         "queue_position",
         "estimated_start",
-        "version",
     )
 
 
@@ -156,13 +155,15 @@ def _ends_at(swarm: Swarm, now: dt.datetime, policy: QueuePolicy) -> dt.datetime
 
 
 def _start(pool: ResourcePool, wanted: Sequence[Swarm], now: dt.datetime) -> list[Swarm]:
-    """Starts those that are still as they were read, and that nobody else has locked; the swarms started."""
+    """Starts those that are still queued and that nobody else has locked; the swarms started."""
     if not wanted:
         return []
-    rows = Swarm.objects.select_for_update(skip_locked=True).in_bulk([swarm.pk for swarm in wanted])
-    # This transaction got its place in the event log when it locked the pool, after the queue was read. A swarm that
-    # was changed since may have events with a later place: it is left to the next round, so that they stay in order.
-    swarms = [rows[seen.pk] for seen in wanted if seen.pk in rows and rows[seen.pk].version == seen.version]
+    rows = (
+        Swarm.objects.select_for_update(skip_locked=True)
+        .filter(status=SwarmStatus.QUEUED)
+        .in_bulk([swarm.pk for swarm in wanted])
+    )
+    swarms = [rows[seen.pk] for seen in wanted if seen.pk in rows]
     if not swarms:
         return []
     waits = {}
