@@ -1,3 +1,28 @@
-from django.urls import URLPattern, URLResolver
+from django.urls import include, path
+from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from apps.api.views.base import Nowhere
+from apps.api.views.budgets import BudgetDetail, Budgets
+from apps.api.views.platform import Me, Pool
+from apps.api.views.tasks import TaskAttempts, TaskDetail, TaskRetry
+
+app_name = "api"
+
+v1 = [
+    path("me/", Me.as_view(), name="me"),
+    path("pool/", Pool.as_view(), name="pool"),
+    path("tasks/<uuid:id>/", TaskDetail.as_view(), name="task"),
+    path("tasks/<uuid:id>/attempts/", TaskAttempts.as_view(), name="task-attempts"),
+    path("tasks/<uuid:id>/retry/", TaskRetry.as_view(), name="task-retry"),
+    path("budgets/", Budgets.as_view(), name="budgets"),
+    path("budgets/<uuid:id>/", BudgetDetail.as_view(), name="budget"),
+]
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="api:docs")),
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
+    path("v1/", include(v1)),
+    path("<path:path>", Nowhere.as_view()),
+]

@@ -1,0 +1,25 @@
+"""What the REST API remembers."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from unfold.contrib.filters.admin import FieldTextFilter
+
+from apps.api.models import IdempotencyKey
+from apps.tenants.admin_scoping import PlatformModelAdmin
+from portal.admin import ReadOnly
+from portal.admin_columns import when_column
+from portal.admin_fields import DateRangeFilter
+
+
+@admin.register(IdempotencyKey)
+class IdempotencyKeyAdmin(ReadOnly, PlatformModelAdmin):
+    about = "Requests that carried an Idempotency-Key, kept for a day: the same key again gets the same answer."
+    empty_hint = "No request has carried an Idempotency-Key in the last day."
+    huge = True
+    list_display = ("key", "endpoint", "who", "status", "made")
+    list_filter = (("endpoint", FieldTextFilter), ("created_at", DateRangeFilter))
+    search_fields = ("=key",)
+    ordering = ("-id",)
+    fieldsets = ((None, {"fields": ("key", "endpoint", "who", "status", "request_hash", "made")}),)
+    made = when_column("created_at", "Answered")

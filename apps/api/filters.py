@@ -1,0 +1,53 @@
+"""What lists can be narrowed to. A name that is not known is an error; a tenant one may not see has no rows."""
+
+from __future__ import annotations
+
+import django_filters
+from django.db.models import QuerySet
+
+from apps.costs.models import Budget, Enforcement, Period, Scope
+from apps.swarms.models import Priority, Swarm, SwarmStatus, Task, TaskStatus
+from apps.swarms.models.swarm import SwarmQuerySet
+
+PRIORITIES = [(name.lower(), name.capitalize()) for name in Priority.names]
+
+
+class SwarmFilter(django_filters.FilterSet):
+    status = django_filters.MultipleChoiceFilter(choices=SwarmStatus.choices, help_text="Repeat it for more than one.")
+    tenant = django_filters.CharFilter(field_name="tenant__slug", help_text="Slug of a tenant.")
+    priority = django_filters.MultipleChoiceFilter(
+        choices=PRIORITIES, method="of_priority", help_text="Repeat it for more than one."
+    )
+    search = django_filters.CharFilter(method="named", help_text="Words that its name contains.")
+
+    class Meta:
+        model = Swarm
+        fields = ["status", "tenant", "priority", "search"]
+
+    def of_priority(self, rows: QuerySet[Swarm], _: str, names: list[str]) -> QuerySet[Swarm]:
+        return rows.filter(priority__in=[Priority[name.upper()] for name in names]) if names else rows
+
+    def named(self, rows: SwarmQuerySet, _: str, text: str) -> SwarmQuerySet:
+        return rows.search(text)
+
+
+class TaskFilter(django_filters.FilterSet):
+    status = django_filters.MultipleChoiceFilter(choices=TaskStatus.choices, help_text="Repeat it for more than one.")
+    step = django_filters.CharFilter(field_name="step__name")
+    agent = django_filters.CharFilter(field_name="agent__name")
+
+    class Meta:
+        model = Task
+        fields = ["status", "step", "agent"]
+
+
+class BudgetFilter(django_filters.FilterSet):
+    tenant = django_filters.CharFilter(field_name="tenant__slug", help_text="Slug of a tenant.")
+    scope = django_filters.ChoiceFilter(choices=Scope.choices)
+    period = django_filters.ChoiceFilter(choices=Period.choices)
+    enforcement = django_filters.ChoiceFilter(choices=Enforcement.choices)
+    is_active = django_filters.BooleanFilter()
+
+    class Meta:
+        model = Budget
+        fields = ["tenant", "scope", "period", "enforcement", "is_active"]

@@ -1,0 +1,80 @@
+"""Serializers that refuse what they do not know, and money as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
+
+from portal.money import to_nano, usd_text
+
+MOST_NANO = 2**63 - 1
+
+
+class StrictSerializer(serializers.Serializer):
+    """Unknown keys of the body are errors, beside the errors of the keys it knows."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        problems: dict[str, Any] = {}
+        if isinstance(data, Mapping):
+            for key in data:
+                name = str(key)
+                if name not in self.fields:
+                    problems[name] = [ErrorDetail("This key is not known here.", "unknown_key")]
+                elif self.fields[name].read_only:
+                    problems[name] = [ErrorDetail("This is read-only.", "read_only")]
+        try:
+            value = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            if not problems or not isinstance(error.detail, dict):
+                raise
+            problems = {**error.detail, **problems}
+        if problems:
+            raise serializers.ValidationError(problems)
+        return value
+
+
+class NoBody(StrictSerializer):
+    """A request without a body, or with an empty object."""
+
+
+@extend_schema_field(OpenApiTypes.DECIMAL)
+class UsdField(serializers.Field):
+    """Nano-dollars inside, exact USD as decimal text outside: "2.50". Reads text or a number."""
+
+    default_error_messages = {
+        "invalid": 'An amount in USD is decimal text, such as "2.50".',
+        "precision": "An amount in USD has at most nine decimals.",
+        "negative": "An amount must not be negative.",
+        "too_large": "This amount is larger than can be kept.",
+    }
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, str | int | float):
+            self.fail("invalid")
+        try:
+            # The shortest text of a float is what was written in the body, up to 15 digits.
+            usd = Decimal(str(data)[:50])
+        except InvalidOperation:
+            self.fail("invalid")
+        if not usd.is_finite():
+            self.fail("invalid")
+        if usd < 0:
+            self.fail("negative")
+        if usd.adjusted() > 10:
+            self.fail("too_large")
+        try:
+            nano = to_nano(usd)
+        except ValueError:
+            self.fail("precision")
+        if nano > MOST_NANO:
+            self.fail("too_large")
+        return nano
+
+    def to_representation(self, value: int) -> str:
+        return usd_text(value)

@@ -1,0 +1,153 @@
+"""Budgets, as the API tells them, and the bodies that make and change them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiExample
+from rest_framework import serializers
+
+from apps.api.burn_rate import forecast
+from apps.api.serializers.base import StrictSerializer, UsdField
+from apps.costs.budgets import standings
+from apps.costs.models import Budget, Enforcement, Period, Scope
+from apps.tenants.access import Principal
+from apps.tenants.models import Tenant
+
+
+class StandingSerializer(serializers.Serializer):
+    """The period that the amounts are of."""
+
+    key = serializers.CharField(help_text='"2026-11", "2026-11-21" in the tenant\'s time zone, or the id of a run.')
+    holder = serializers.CharField(
+        allow_blank=True, help_text="Whose it is, where the budget watches each one separately: the fullest."
+    )
+    starts_at = serializers.DateTimeField(allow_null=True)
+    ends_at = serializers.DateTimeField(allow_null=True)
+    periods = serializers.IntegerField(source="of", help_text="How many current periods there are, one per holder.")
+
+
+class BudgetSerializer(serializers.Serializer):
+    """A budget and how it stands in its current period."""
+
+    id = serializers.UUIDField()
+    tenant = serializers.CharField(source="tenant.slug")
+    name = serializers.CharField()
+    scope = serializers.ChoiceField(Scope.choices)
+    target = serializers.CharField(allow_blank=True, help_text="Empty: each one of the scope separately.")
+    period = serializers.ChoiceField(Period.choices)
+    enforcement = serializers.ChoiceField(Enforcement.choices)
+    limit_usd = UsdField(source="limit")
+    spent_usd = UsdField(source="standing.spent")
+    reserved_usd = UsdField(source="standing.reserved", help_text="Held for calls in flight.")
+    remaining_usd = UsdField(source="standing.remaining")
+    percent = serializers.FloatField(help_text="Of the limit, what is spent or reserved.")
+    forecast_usd = UsdField(
+        source="forecast.spent",
+        allow_null=True,
+        help_text="Spent at the end of the period, at its rate so far. Null per run, and in a period's first hour.",
+    )
+    exhausts_on = serializers.DateField(
+        source="forecast.exhausts_on",
+        allow_null=True,
+        help_text="Date in the tenant's time zone on which nothing is left, at that rate. Null: it lasts.",
+    )
+    current = StandingSerializer(source="standing")
+    is_active = serializers.BooleanField()
+    note = serializers.CharField(allow_blank=True)
+    created_at = serializers.DateTimeField()
+
+
+def with_standing(budgets: Sequence[Budget], *, now: dt.datetime) -> list[Budget]:
+    """The budgets, each with ``standing``, ``percent`` and ``forecast``. Two queries; reads their tenants."""
+    stand = standings(budgets, now=now)
+    for budget in budgets:
+        standing: Any = stand[budget.pk]
+        budget.standing = standing  # type: ignore[attr-defined]
+        budget.percent = round(standing.percent, 1)  # type: ignore[attr-defined]
+        budget.forecast = forecast(standing, budget.tenant.zone, now=now)  # type: ignore[attr-defined]
+    return list(budgets)
+
+
+class TenantField(serializers.CharField):
+    """Slug of a tenant that the caller knows: hidden and missing ones look alike."""
+
+    default_error_messages = {"unknown": "There is no tenant {slug!r}, or you have no role in it."}
+
+    def to_internal_value(self, data: Any) -> Any:
+        slug = super().to_internal_value(data)
+        principal: Principal = self.context["principal"]
+        known: QuerySet[Tenant] = principal.tenants(None)
+        tenant = known.filter(slug=slug).first()
+        if tenant is None:
+            self.fail("unknown", slug=slug)
+        return tenant
+
+
+class NewBudgetSerializer(StrictSerializer):
+    """A budget to be made."""
+
+    tenant = TenantField(max_length=50, help_text="Slug.")
+    name = serializers.CharField(max_length=100)
+    limit_usd = UsdField(source="limit")
+    scope = serializers.ChoiceField(Scope.choices, default=Scope.TENANT)
+    target = serializers.CharField(
+        max_length=200,
+        default="",
+        allow_blank=True,
+        help_text="What is watched inside the scope: your reference of an end user (as in a spec) or their data "
+        "subject's id, a swarm's id, an agent's name. Empty: each one separately.",
+    )
+    period = serializers.ChoiceField(Period.choices, default=Period.MONTHLY)
+    enforcement = serializers.ChoiceField(Enforcement.choices, default=Enforcement.HARD)
+    note = serializers.CharField(max_length=2000, default="", allow_blank=True)
+
+
+class BudgetChangesSerializer(StrictSerializer):
+    """What of a budget is to change; the rest stays."""
+
+    name = serializers.CharField(max_length=100, required=False)
+    limit_usd = UsdField(source="limit", required=False)
+    enforcement = serializers.ChoiceField(Enforcement.choices, required=False)
+    is_active = serializers.BooleanField(required=False)
+    note = serializers.CharField(max_length=2000, required=False, allow_blank=True)
+
+
+NEW_BUDGET_EXAMPLE = OpenApiExample(
+    "50 USD a month",
+    {"tenant": "acme", "name": "All of Acme", "limit_usd": "50.00", "period": "monthly", "enforcement": "hard"},
+    request_only=True,
+)
+BUDGET_EXAMPLE = OpenApiExample(
+    "Two thirds through the month",
+    {
+        "id": "019a9b3c-5d1e-7c3a-9f10-2b6f6f0f1c11",
+        "tenant": "acme",
+        "name": "All of Acme",
+        "scope": "tenant",
+        "target": "",
+        "period": "monthly",
+        "enforcement": "hard",
+        "limit_usd": "50.00",
+        "spent_usd": "37.210000125",
+        "reserved_usd": "0.42",
+        "remaining_usd": "12.369999875",
+        "percent": 75.3,
+        "forecast_usd": "55.815000187",
+        "exhausts_on": "2026-11-27",
+        "current": {
+            "key": "2026-11",
+            "holder": "",
+            "starts_at": "2026-11-01T04:00:00Z",
+            "ends_at": "2026-12-01T05:00:00Z",
+            "periods": 1,
+        },
+        "is_active": True,
+        "note": "",
+        "created_at": "2026-10-30T09:12:44.120332Z",
+    },
+    response_only=True,
+)

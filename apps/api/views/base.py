@@ -1,0 +1,52 @@
+"""What every view of the API shares: its principal, and the answer to a path that leads nowhere."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from django.db.models import Model, QuerySet
+from django.urls import Resolver404, resolve
+from drf_spectacular.utils import extend_schema
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from apps.tenants.access import Principal, principal_of_request
+
+Row = TypeVar("Row", bound=Model)
+
+
+class Door(APIView):
+    """A view that knows who asks."""
+
+    @property
+    def principal(self) -> Principal:
+        return principal_of_request(self.request)
+
+    def find(self, rows: QuerySet[Row], **lookup: Any) -> Row:
+        """The one row, of those the caller may see. Raises NotFound, the same for hidden and for missing ones."""
+        found = rows.filter(**lookup).first()
+        if found is None:
+            raise NotFound(f"There is no such {rows.model._meta.verbose_name}, or you may not see it.")
+        return found
+
+
+@extend_schema(exclude=True)
+class Nowhere(Door):
+    """404 in the API's own shape, for every path that no other view has."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        slashed = f"{request.path_info}/"
+        try:
+            meant = resolve(slashed).func.__name__ != type(self).__name__
+        except Resolver404:
+            meant = False
+        hint = f" Paths end with a slash: {slashed}" if meant else ""
+        raise NotFound(f"There is nothing at {request.path}.{hint}")
+
+    def get(self, request: Request, path: str) -> Response:
+        raise NotFound
+
+    post = put = patch = delete = get
