@@ -90,7 +90,7 @@ def refuse(command: str, *lines: str, code: int = EXIT_REFUSED) -> NoReturn:
 
 
 def main(argv: Sequence[str]) -> None:
-    """What manage.py does: any command, ours or Django's, ends with a clear line where the cause is outside the code."""
+    """What manage.py does: every command, ours or Django's, tells a cause outside the code in one line."""
     import django
     from django.core.management import execute_from_command_line
 

@@ -117,7 +117,7 @@ class Server:
             os.close(users)
 
     def stop(self, *, unless_used: bool = False) -> bool:
-        """Stops the server; with ``unless_used``, only when no client is connected, psql for example. True: it stopped."""
+        """Stops the server; with ``unless_used``, not while a client such as psql is connected. True: it stopped."""
         socket_dir = self._listening()
         if socket_dir is None or (unless_used and self._has_clients(socket_dir)):
             return False
@@ -203,7 +203,7 @@ class Server:
         return listening
 
     def _settled(self) -> Path | None:
-        """Waits for a server that somebody else is just starting or stopping; its socket folder, None when it is gone."""
+        """Waits for a server that is just starting or stopping; its socket folder, None when it does not run."""
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
             try:
