@@ -37,7 +37,7 @@ class DatabaseThread:
 
     async def aclose(self) -> None:
         """Closes the thread's connection and ends it."""
-        await self.run(connection.close)
+        await self.run(lambda: connection.close())  # looked up there: each thread has its own
         self._pool.shutdown()
 
 

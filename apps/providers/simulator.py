@@ -349,7 +349,7 @@ class CannotListen(Exception):
 async def serve(options: Options, *, started: Callable[[], None] = lambda: None) -> None:
     """Serves on 127.0.0.1 until SIGTERM or SIGINT. Raises CannotListen."""
     simulator = Simulator(options)
-    server = web.Server(simulator.handle, access_log=None, max_line_size=16 * 1024)
+    server = web.Server(simulator.handle, handler_cancellation=True, access_log=None, max_line_size=16 * 1024)
     loop = asyncio.get_running_loop()
     try:
         listening = await loop.create_server(server, "127.0.0.1", options.port, backlog=1024)

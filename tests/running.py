@@ -1,0 +1,117 @@
+"""Runners and simulators for tests: a real event loop, real HTTP, a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from django.db import connections
+
+from apps.execution.runner import Runner, RunnerConfig
+from apps.execution.runtimes import AgentRuntime
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def wait_until(condition: Callable[[], object], *, timeout_s: float = 20, what: str = "the condition") -> None:
+    """Looks again and again until it holds; AssertionError when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:g} s"
+        pause.wait(0.02)
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class SimulatorProcess:
+    """A simulated provider in a process of its own."""
+
+    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+        self.port = port
+        self.process = process
+
+    def stats(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/simulator/stats", timeout=5) as answer:
+            loaded: dict[str, Any] = json.load(answer)
+        return loaded
+
+    def outage(self, seconds: float | None, mode: str = "refuse") -> None:
+        """Takes it down: for some seconds, for ever (None), or not any more (0)."""
+        body = json.dumps({"seconds": seconds, "mode": mode}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/simulator/outage", body)
+        urllib.request.urlopen(request, timeout=5).close()
+
+
+@contextmanager
+def simulator(*arguments: str, latency_ms: int = 20) -> Iterator[SimulatorProcess]:
+    port = free_port()
+    command = ["simulate_provider", "--port", str(port), "--latency-ms", str(latency_ms), *arguments]
+    process = subprocess.Popen([sys.executable, "manage.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    def listening() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+
+    try:
+        wait_until(listening, what="the simulator")
+        yield SimulatorProcess(port, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+def run_until(
+    condition: Callable[[], object],
+    *,
+    config: RunnerConfig | None = None,
+    runtimes: Mapping[str, AgentRuntime] | None = None,
+    meanwhile: Callable[[Runner], None] = lambda runner: None,
+    timeout_s: float = 20,
+) -> Runner:
+    """Runs a runner in this process until the condition holds, then drains it.
+
+    ``condition`` and ``meanwhile`` run on a thread beside it, with a database connection of their own.
+    """
+    runner = Runner("test", config, runtimes=runtimes)
+    failure: list[BaseException] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def watch() -> None:
+            try:
+                meanwhile(runner)
+                wait_until(condition, timeout_s=timeout_s)
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                connections.close_all()
+                loop.call_soon_threadsafe(runner.drain)
+
+        working = asyncio.create_task(runner.run())
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        await working
+        await asyncio.to_thread(watcher.join)
+
+    asyncio.run(main())
+    if failure:
+        raise failure[0]
+    return runner
