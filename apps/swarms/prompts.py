@@ -9,7 +9,7 @@ template prints, and how often its loops turn, is bounded. Results are data: the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,8 +22,8 @@ from jinja2.sandbox import SandboxedEnvironment
 
 MAX_OUTPUT = 500_000
 """Most characters that a template, or one filter in it, may make."""
-MAX_TURNS = 100_000
-"""Most turns of all loops of a template together."""
+MAX_WORK = 1_000_000
+"""Most parts of a template that one rendering may evaluate: its own, and those in its loops at every turn."""
 MAX_NODES = 5_000
 """Most parts (expressions, texts, branches) of a template."""
 
@@ -80,11 +80,33 @@ def render(template: str, *, item: Any = None, results: Mapping[str, Any] | None
     Raises PromptError when the template is wrong, reads what is not there, or makes more than ``MAX_OUTPUT``
     characters.
     """
-    given = {name: _wrapped(value) for name, value in (results or {}).items()}
+    return _rendered(_compiled(template), item, results or {}, _Work(MAX_WORK))
+
+
+class Rehearsal:
+    """Renders prompts ahead of time, to find items that a template cannot use; its work is bounded over all of them."""
+
+    def __init__(self) -> None:
+        self._work = _Work(MAX_WORK)
+
+    def problem(self, template: str, item: Any) -> str:
+        """What is wrong with rendering the template for this item; empty when nothing is, or the work is used up."""
+        try:
+            _rendered(_compiled(template), item, {}, self._work)
+        except _WorkUsedUp:
+            return ""
+        except PromptError as error:
+            return str(error)
+        return ""
+
+
+def _rendered(compiled: _Compiled, item: Any, results: Mapping[str, Any], work: _Work) -> str:
+    given = {name: _wrapped(value) for name, value in results.items()}
     pieces: list[str] = []
     size = 0
     try:
-        for piece in _compiled(template).template.generate({"item": item, "results": given, _TURNS: _Turns()}):
+        work.spend(compiled.parts)
+        for piece in compiled.template.generate({"item": item, "results": given, _WORK: work}):
             size += len(piece)
             if size > MAX_OUTPUT:
                 raise PromptError(f"The prompt grows beyond {MAX_OUTPUT:,} characters.")
@@ -93,6 +115,7 @@ def render(template: str, *, item: Any = None, results: Mapping[str, Any] | None
         raise
     except Exception as error:  # whatever goes wrong here, goes wrong in the template
         raise PromptError(_sentence(error)) from error
+    work.spend(size // 100)
     return "".join(pieces)
 
 
@@ -119,31 +142,34 @@ def _text(value: Any) -> str:
         raise PromptError("Only texts, numbers, lists and mappings can be printed in a prompt.") from None
 
 
-_TURNS = " turns"  # no identifier, so that no template can read or hide it
+_WORK = " work"  # no identifier, so that no template can read or hide it
 
 
-class _Turns:
-    """How many turns the loops of one rendering have left."""
+class _WorkUsedUp(PromptError):
+    pass
 
-    def __init__(self) -> None:
-        self.left = MAX_TURNS
 
-    def count(self, values: Iterable[Any]) -> Iterator[Any]:
-        for value in values:
-            self.left -= 1
-            if self.left < 0:
-                raise PromptError(f"The loops of the prompt turn more than {MAX_TURNS:,} times.")
-            yield value
+@dataclass(slots=True)
+class _Work:
+    """How many parts of templates may still be evaluated."""
+
+    left: int
+
+    def spend(self, parts: int) -> None:
+        self.left -= parts
+        if self.left < 0:
+            raise _WorkUsedUp("The loops of the prompt turn too often.")
 
 
 @pass_context
-def _counted(context: Context, values: Any) -> list[Any]:
+def _counted(context: Context, values: Any, parts: int) -> list[Any]:
     """What a loop goes over. Only lists and the keys of mappings: characters of a text are no entries."""
     if isinstance(values, Undefined):
-        list(values)  # raises, for it is a strict one
+        str(values)  # raises, for it is a strict one
     if not isinstance(values, list | tuple | Mapping):
-        raise PromptError("A loop needs a list; this is a single text. Is the step a fan-out (for_each)?")
-    return list(context[_TURNS].count(values))
+        raise PromptError("A loop needs a list; this is a single value. Is the step a fan-out (for_each)?")
+    context[_WORK].spend(parts * len(values))
+    return list(values)
 
 
 # -- filters ---------------------------------------------------------------------------------------------------------
@@ -301,12 +327,16 @@ _environment.globals = {}
 class _Compiled:
     template: Template
     uses: Uses
+    parts: int
 
 
 @lru_cache(maxsize=1024)
 def _compiled(source: str) -> _Compiled:
     try:
         tree = _environment.parse(source)
+        parts = sum(1 for _ in _walk(tree))
+        if parts > MAX_NODES:
+            raise PromptError(f"It has more than {MAX_NODES:,} parts.")
         found = _examined(tree)
         code = _environment.compile(tree)
     except TemplateSyntaxError as error:
@@ -316,7 +346,7 @@ def _compiled(source: str) -> _Compiled:
         raise
     except Exception as error:  # Python's own compiler has limits too, with an exception for each
         raise PromptError("It is nested too deeply.") from error
-    return _Compiled(Template.from_code(_environment, code, {}), found)
+    return _Compiled(Template.from_code(_environment, code, {}), found, parts)
 
 
 def _examined(tree: nodes.Template) -> Uses:
@@ -325,8 +355,6 @@ def _examined(tree: nodes.Template) -> Uses:
     steps: set[str] = set()
     named: set[int] = set()  # the Name nodes of results that are followed by a step's name
     everything = list(_walk(tree))
-    if len(everything) > MAX_NODES:
-        raise PromptError(f"It has more than {MAX_NODES:,} parts.")
     for node in everything:
         if not isinstance(node, _ALLOWED):
             problems[f"A prompt cannot {_word(node)}."] = None
@@ -339,7 +367,8 @@ def _examined(tree: nodes.Template) -> Uses:
         elif isinstance(node, nodes.For):
             if node.recursive:
                 problems["A loop cannot be recursive."] = None
-            node.iter = nodes.Filter(node.iter, "_counted", [], [], None, None, lineno=node.lineno)
+            parts = nodes.Const(1 + sum(1 for inner in node.body for _ in _walk(inner)))
+            node.iter = nodes.Filter(node.iter, "_counted", [parts], [], None, None, lineno=node.lineno)
         elif isinstance(node, nodes.Name) and (node.name == "self" or (node.name == "results" and _is_target(node))):
             problems[f"The name {node.name!r} cannot be used like this."] = None
         if isinstance(node, nodes.Getattr | nodes.Getitem) and _is_results(node.node):
