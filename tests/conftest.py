@@ -6,9 +6,9 @@ import pytest
 
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
-from tests.databases import db, django_db_setup, own_database
+from tests.databases import db, django_db_setup, own_database, pytest_collection_modifyitems
 
-__all__ = ["db", "django_db_setup", "own_database"]
+__all__ = ["db", "django_db_setup", "own_database", "pytest_collection_modifyitems"]
 
 
 @pytest.fixture

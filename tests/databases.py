@@ -19,6 +19,17 @@ def _admin(statement: str) -> None:
         cursor.execute(statement)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for a database of its own needs the migrated one that it is copied from.
+
+    pytest-django makes that only when some test of the run asks for ``db``.
+    """
+    for item in items:
+        names = getattr(item, "fixturenames", [])
+        if "own_database" in names and "db" not in names:
+            names.append("db")
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: pytest.FixtureRequest) -> Iterator[None]:
     """The migrated test database, and beside it a pristine copy that nobody connects to: a template."""
