@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,7 +133,8 @@ def _problems_of_size(spec: SwarmSpec, tenant: Tenant) -> list[Found]:
         )
         found.append(Found(("agents",), message, "does_not_fit"))
     if tenant.max_agents is not None and asked.agents > tenant.max_agents:
-        message = f"Its {asked.agents:,} replicas are more agents than {tenant.slug} may have at once ({tenant.max_agents:,})."
+        most = f"{tenant.slug} may have at once ({tenant.max_agents:,})"
+        message = f"Its {asked.agents:,} replicas are more agents than {most}. It can never start."
         found.append(Found(("agents",), message, "does_not_fit"))
     return found
 
@@ -200,14 +200,7 @@ def _write(
         "budget_usd": None if spec.budget_usd is None else f"{spec.budget_usd:f}",
     }
     emit([NewEvent("swarm.submitted", tenant.pk, swarm.pk, data=facts)], now=now)
-    runs = Counter(agent.runtime for agent in spec.agents.values())
-    trail.record(
-        by,
-        Permission.SWARM_CREATE,
-        swarm,
-        tenant_id=tenant.pk,
-        details={**facts, "runtimes": dict(sorted(runs.items()))},
-    )
+    trail.record(by, Permission.SWARM_CREATE, swarm, tenant_id=tenant.pk, details=facts)
     notify(Channel.ADMIT)
     return swarm
 

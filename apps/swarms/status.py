@@ -1,0 +1,300 @@
+"""The status of swarms, as the API, the console and the command line tell it. Money is in integer nano-dollars.
+
+What takes long to add up (outcomes by agent, durations, tokens) is cached for an hour under the swarm's version, so it
+is new whenever something changed; what is cheap or concerns money is read anew every time. Without a cache, all is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from django.core.cache import cache
+from django.db import connection
+from django.db.models import Count, Sum
+
+from apps.costs.models import Budget, BudgetPeriod, LedgerEntry, Period, Reservation, Scope
+from apps.costs.models.ledger import Cost
+from apps.swarms.models import Agent, Priority, Swarm, Task, TaskStatus
+from apps.tenants.models import Tenant
+from portal.money import usd_text
+
+log = structlog.get_logger(__name__)
+
+CACHE_SECONDS = 3600
+_LIVE = [TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.WAITING]
+
+
+def swarm_status(swarm: Swarm) -> dict[str, Any]:
+    """The status of one swarm, whose row the caller has just read. Three queries while nothing changes.
+
+    ``id, name, tenant`` (slug), ``status, status_reason, priority`` (word);
+    ``progress`` {total, succeeded, failed, cancelled, running, pending, percent (of tasks that are over)};
+    ``queue`` {position, estimated_start, reason};
+    ``agents`` [{name, runtime, model, replicas, and the number of tasks by status}];
+    ``metrics`` {error_rate (failed attempts of those finished; None before the first), p50_seconds, p99_seconds (of
+    finished tasks; None before the first), tokens};
+    ``cost`` {llm, infrastructure, storage, adjustment, total, reserved}; ``budget`` (of the run; None without one)
+    {id, name, limit, spent, reserved, remaining, percent}; ``created_at, started_at, finished_at``; ``archived``.
+    """
+    done = _cached(swarm)
+    live: dict[str, dict[str, int]] = defaultdict(dict)
+    rows = Task.objects.filter(swarm=swarm, status__in=_LIVE).order_by().values_list("agent__name", "status")
+    for agent, status, n in rows.annotate(n=Count("id")):
+        live[agent][status] = n
+    running = sum(counts.get(TaskStatus.RUNNING, 0) for counts in live.values())
+    agents = []
+    for agent in done["agents"]:
+        tasks = {**agent["tasks"], **dict.fromkeys(_LIVE, 0), **live[agent["name"]]}
+        tasks["pending"] = max(agent["total"] - sum(n for status, n in tasks.items() if status != "pending"), 0)
+        agents.append(
+            {**{key: agent[key] for key in ("name", "runtime", "model", "replicas")}, "total": agent["total"]}
+            | {status.value: tasks.get(status, 0) for status in TaskStatus}
+        )
+    reserved, budget = _money(swarm)
+    slug = swarm.tenant.slug if Swarm.tenant.is_cached(swarm) else done["tenant"]  # type: ignore[attr-defined]
+    return {
+        **_facts(swarm, slug),
+        "progress": _progress(swarm, running),
+        "agents": agents,
+        "metrics": done["metrics"],
+        "cost": _cost(LedgerEntry.objects.of_swarms([swarm.pk])[swarm.pk], reserved),
+        "budget": budget,
+    }
+
+
+def summaries(swarms: Iterable[Swarm]) -> list[dict[str, Any]]:
+    """Of each swarm its status without agents and metrics, in the same order. At most five queries, however many."""
+    rows = list(swarms)
+    ids = [swarm.pk for swarm in rows]
+    if not rows:
+        return []
+    slugs = _slugs(rows)
+    running = dict(
+        Task.objects.filter(swarm__in=ids, status=TaskStatus.RUNNING)
+        .order_by()
+        .values_list("swarm_id")
+        .annotate(n=Count("id"))
+    )
+    costs = LedgerEntry.objects.of_swarms(ids)
+    reserved = Reservation.objects.of_swarms(ids)
+    budgets = _run_budgets(rows)
+    return [
+        {
+            **_facts(swarm, slugs[swarm.tenant_id]),
+            "progress": _progress(swarm, running.get(swarm.pk, 0)),
+            "cost": _cost(costs[swarm.pk], reserved.get(swarm.pk, 0)),
+            "budget": budgets.get(swarm.pk),
+        }
+        for swarm in rows
+    ]
+
+
+def as_json(status: Mapping[str, Any]) -> dict[str, Any]:
+    """A status as a JSON document: amounts as decimal texts under ``..._usd``, times as RFC 3339, ids as texts."""
+    return {key: _json(value, money=key in ("cost", "budget")) for key, value in status.items()}
+
+
+def _json(value: Any, *, money: bool = False) -> Any:
+    match value:
+        case uuid.UUID():
+            return str(value)
+        case dt.datetime():
+            return value.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+        case Decimal():
+            return format(value, "f")
+        case Mapping():
+            return {
+                f"{key}_usd" if money and isinstance(entry, int) else key: usd_text(entry)
+                if money and isinstance(entry, int)
+                else _json(entry)
+                for key, entry in value.items()
+            }
+        case list():
+            return [_json(entry) for entry in value]
+    return value
+
+
+# -- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _facts(swarm: Swarm, slug: str) -> dict[str, Any]:
+    return {
+        "id": swarm.pk,
+        "name": swarm.name,
+        "tenant": slug,
+        "status": str(swarm.status),
+        "status_reason": swarm.status_reason,
+        "priority": Priority(swarm.priority).name.lower(),
+        "queue": {
+            "position": swarm.queue_position,
+            "estimated_start": swarm.estimated_start,
+            "reason": swarm.queue_reason,
+        },
+        "created_at": swarm.created_at,
+        "started_at": swarm.started_at,
+        "finished_at": swarm.finished_at,
+        "archived": False,
+    }
+
+
+def _progress(swarm: Swarm, running: int) -> dict[str, Any]:
+    over = swarm.tasks_succeeded + swarm.tasks_failed + swarm.tasks_cancelled
+    running = min(running, swarm.tasks_total - over)
+    return {
+        "total": swarm.tasks_total,
+        "succeeded": swarm.tasks_succeeded,
+        "failed": swarm.tasks_failed,
+        "cancelled": swarm.tasks_cancelled,
+        "running": running,
+        "pending": swarm.tasks_total - over - running,
+        # Rounded down: 100 means that all are over.
+        "percent": over * 1000 // swarm.tasks_total / 10 if swarm.tasks_total else 0.0,
+    }
+
+
+def _cost(cost: Cost, reserved: int) -> dict[str, int]:
+    return {
+        "llm": cost.llm,
+        "infrastructure": cost.infrastructure,
+        "storage": cost.storage,
+        "adjustment": cost.adjustment,
+        "total": cost.total,
+        "reserved": reserved,
+    }
+
+
+def _slugs(swarms: Sequence[Swarm]) -> dict[uuid.UUID, str]:
+    if all(Swarm.tenant.is_cached(swarm) for swarm in swarms):  # type: ignore[attr-defined]
+        return {swarm.tenant_id: swarm.tenant.slug for swarm in swarms}
+    return dict(Tenant.objects.filter(pk__in={swarm.tenant_id for swarm in swarms}).values_list("pk", "slug"))
+
+
+def _budget(row: Sequence[Any]) -> dict[str, Any]:
+    budget_id, name, limit, spent, reserved = row
+    spent, reserved = spent or 0, reserved or 0
+    return {
+        "id": budget_id,
+        "name": name,
+        "limit": limit,
+        "spent": spent,
+        "reserved": reserved,
+        "remaining": max(limit - spent - reserved, 0),
+        "percent": round(100.0 * (spent + reserved) / limit, 1) if limit else 100.0,
+    }
+
+
+_RUN_BUDGETS = f"""
+    FROM {Budget._meta.db_table} b
+    LEFT JOIN {BudgetPeriod._meta.db_table} p ON p.budget_id = b.id AND p.key = b.target
+    WHERE b.tenant_id = ANY(%(tenants)s) AND b.scope = '{Scope.SWARM}' AND b.target = ANY(%(swarms)s)
+      AND b.period = '{Period.RUN}' AND b.is_active
+    ORDER BY b.created_at
+"""
+
+
+def _run_budgets(swarms: Sequence[Swarm]) -> dict[uuid.UUID, dict[str, Any]]:
+    """The budgets that runs have of their own, by swarm. One query."""
+    asked = {"tenants": list({s.tenant_id for s in swarms}), "swarms": [str(s.pk) for s in swarms]}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f'SELECT b.target, b.id, b.name, b."limit", p.spent + p.overage, p.reserved {_RUN_BUDGETS}', asked
+        )
+        return {uuid.UUID(target): _budget(row) for target, *row in reversed(cursor.fetchall())}
+
+
+def _money(swarm: Swarm) -> tuple[int, dict[str, Any] | None]:
+    """What the swarm's calls in flight hold, and how its own budget stands. One query."""
+    table = Reservation._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT (SELECT coalesce(sum(amount), 0)::bigint FROM {table} WHERE swarm_id = %(swarm)s), own.*
+            FROM (SELECT) AS always LEFT JOIN (
+                SELECT b.id, b.name, b."limit", p.spent + p.overage, p.reserved {_RUN_BUDGETS} LIMIT 1
+            ) AS own ON true
+            """,
+            {"swarm": swarm.pk, "tenants": [swarm.tenant_id], "swarms": [str(swarm.pk)]},
+        )
+        reserved, *row = cursor.fetchone() or (0, None)
+    return reserved, _budget(row) if row[0] else None
+
+
+# -- what is cached --------------------------------------------------------------------------------------------------
+
+
+def _cached(swarm: Swarm) -> dict[str, Any]:
+    """What took long to add up, from the cache when nothing changed since, else from the database."""
+    key = f"swarm-status:{swarm.pk}:{swarm.version}"
+    try:
+        found: dict[str, Any] | None = cache.get(key)
+    except Exception as error:  # whatever is wrong with the cache, the database knows
+        log.warning("cache_down", error=str(error))
+        return _added_up(swarm)
+    if found is None:
+        found = _added_up(swarm)
+        try:
+            cache.set(key, found, CACHE_SECONDS)
+        except Exception as error:
+            log.warning("cache_down", error=str(error))
+    return found
+
+
+def _added_up(swarm: Swarm) -> dict[str, Any]:
+    counts: dict[uuid.UUID, Counter[str]] = defaultdict(Counter)
+    attempts = failed = 0
+    rows = Task.objects.filter(swarm=swarm).order_by().values_list("agent_id", "status")
+    for agent_id, status, n, made in rows.annotate(n=Count("id"), made=Sum("attempts_counted")):
+        counts[agent_id][status] += n
+        if status == TaskStatus.CANCELLED:
+            continue  # whether its last attempt failed or was cut off is not known
+        # The last attempt of a task that runs is not over, and that of one that succeeded did not fail.
+        attempts += made - (n if status == TaskStatus.RUNNING else 0)
+        failed += made - (n if status in (TaskStatus.RUNNING, TaskStatus.SUCCEEDED) else 0)
+    agents = [
+        {
+            "name": agent.name,
+            "runtime": agent.runtime,
+            "model": agent.model,
+            "replicas": agent.replicas,
+            "total": counts[agent.pk].total(),
+            "tasks": {str(status): counts[agent.pk][status] for status in ("succeeded", "failed", "cancelled")},
+        }
+        for agent in Agent.objects.filter(swarm=swarm).order_by("pk")
+    ]
+    p50, p99 = _percentiles(swarm)
+    tokens = LedgerEntry.objects.filter(swarm_id=swarm.pk).aggregate(
+        all=Sum("input_tokens", default=0) + Sum("output_tokens", default=0)
+    )["all"]
+    return {
+        "tenant": swarm.tenant.slug,
+        "agents": agents,
+        "metrics": {
+            "error_rate": round(max(failed, 0) / attempts, 4) if attempts > 0 else None,
+            "p50_seconds": p50,
+            "p99_seconds": p99,
+            "tokens": tokens,
+        },
+    }
+
+
+def _percentiles(swarm: Swarm) -> tuple[float | None, float | None]:
+    """Seconds that half, and 99 of 100, of the finished tasks took at most, in their last attempt."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (
+                ORDER BY extract(epoch FROM finished_at - started_at)::float8
+            )
+            FROM {Task._meta.db_table}
+            WHERE swarm_id = %s AND status IN ('succeeded', 'failed') AND finished_at >= started_at
+            """,
+            [swarm.pk],
+        )
+        (found,) = cursor.fetchone() or (None,)
+    return (round(found[0], 3), round(found[1], 3)) if found else (None, None)
