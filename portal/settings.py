@@ -164,11 +164,11 @@ if not STANDALONE:
 
 # -- background work -------------------------------------------------------------------------------------------------
 
-LEASE_SECONDS = 30
+LEASE_SECONDS = env.parsed("LEASE_SECONDS", int, 30, "a whole number")
 NODE_NAME = (env.text("NODE_NAME") or socket.gethostname())[:80]  # runners are counted and replaced per node
 RUNNER_CONCURRENCY = 200
 RUNNER_LIFETIME_S = 3600
-GRACE_SECONDS = 45
+GRACE_SECONDS = env.parsed("GRACE_SECONDS", int, 45, "a whole number")
 
 _runner_timeout = RUNNER_LIFETIME_S + 600
 Q_CLUSTER = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -44,7 +45,8 @@ class DatabaseThread:
 class Batcher(Generic[T, R]):
     """Gathers items and hands them to ``flush`` in batches, at most one each ``interval_s`` seconds.
 
-    The first item after a pause goes at once, so a quiet system adds no delay and a busy one makes large batches.
+    The first item after a pause goes at once, so a quiet system adds no delay and a busy one makes large batches;
+    ``enough_items`` go without waiting for the interval to end.
     ``flush(items)`` answers with one result per item, in order, and must be safe to repeat: when the connection is
     lost the same batch is tried again until it succeeds. A batch the database rejects is tried item by item, so that
     one bad item does not take others with it; its own future gets the error.
@@ -56,12 +58,15 @@ class Batcher(Generic[T, R]):
         flush: Callable[[Sequence[T]], Sequence[R]],
         *,
         interval_s: float,
+        enough_items: int = 64,
         max_items: int = 500,
         retry_s: float = 0.5,
     ) -> None:
         self._thread = thread
         self._flush = flush
         self._interval_s = interval_s
+        self._enough_items = enough_items
+        self._enough = asyncio.Event()
         self._max_items = max_items
         self._retry_s = retry_s
         self._items: list[tuple[T, asyncio.Future[R]]] = []
@@ -73,6 +78,8 @@ class Batcher(Generic[T, R]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._items.append((item, future))
+        if len(self._items) >= self._enough_items:
+            self._enough.set()
         if self._task is None:
             self._task = loop.create_task(self._run())
         return future
@@ -81,6 +88,7 @@ class Batcher(Generic[T, R]):
         """Waits until everything submitted so far has been written."""
         while self._task is not None:
             self._not_before = 0.0
+            self._enough.set()
             await asyncio.shield(self._task)
 
     async def _run(self) -> None:
@@ -88,7 +96,10 @@ class Batcher(Generic[T, R]):
         try:
             while self._items:
                 if (pause := self._not_before - loop.time()) > 0:
-                    await asyncio.sleep(pause)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self._enough.wait()
+                self._enough.clear()
                 batch, self._items = self._items[: self._max_items], self._items[self._max_items :]
                 self._not_before = loop.time() + self._interval_s
                 await self._write(batch)

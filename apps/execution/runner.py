@@ -43,6 +43,7 @@ HEARTBEAT_S = 2.0
 DIRECTORY_S = 15.0
 IDLE_POLL_S = 2.0
 LEASE_INTERVAL_S = 0.04
+ENOUGH_ROOM = 64
 RESERVE_INTERVAL_S = 0.02
 WRITE_INTERVAL_S = 0.05
 BUSY_RETRY = dt.timedelta(seconds=2)
@@ -120,8 +121,8 @@ class Runner:
         self._wake = asyncio.Event()
         self._finished = 0
         self._deadline: float | None = None
-        # Reserving must not wait behind the writing of results, so each has a connection of its own.
-        self._books, self._reserves = DatabaseThread("books"), DatabaseThread("reserves")
+        # Neither leasing nor reserving must wait behind the writing of results: each has a connection of its own.
+        self._books, self._reserves, self._leases = map(DatabaseThread, ("books", "reserves", "leases"))
         self._writer: Batcher[Settlement | Finished, None] = Batcher(
             self._books, self._write, interval_s=WRITE_INTERVAL_S
         )
@@ -131,7 +132,7 @@ class Runner:
         releaser: Batcher[uuid.UUID, None] = Batcher(self._reserves, _release, interval_s=RESERVE_INTERVAL_S)
         self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit)
         self._loop.add_signal_handler(signal.SIGTERM, self.drain)
-        await self._books.run(lambda: self._row.save(force_insert=True))
+        await self._leases.run(lambda: self._row.save(force_insert=True))
         self._llm.directory = await self._reserves.run(Directory.load)
         listener = Listener([Channel.READY, Channel.CONTROL], self._on_hint, self._on_reconnect)
         listener.start()
@@ -148,9 +149,9 @@ class Runner:
             listener.stop()
             self._loop.remove_signal_handler(signal.SIGTERM)
             await self._clients.aclose()
-            await self._books.run(lambda: self._beat(finished=True))
-            await self._books.aclose()
-            await self._reserves.aclose()
+            await self._leases.run(lambda: self._beat(finished=True))
+            for thread in (self._books, self._reserves, self._leases):
+                await thread.aclose()
         log.info("runner_ended", runner=str(self._row.pk), finished=self._finished)
         return self._finished
 
@@ -170,13 +171,11 @@ class Runner:
             room = self.config.concurrency - len(self._flights)
             self._wake.clear()
             got = await self._lease(room) if room > 0 else 0
-            if got and got == room:
-                continue
-            if got:
+            if got < room or room == 0:
+                await self._woken(min(IDLE_POLL_S, max(end - self._loop.time(), 0.0)))
+            # One lease for several tasks that end or open within a moment; many at once need not wait for more.
+            if 0 < self.config.concurrency - len(self._flights) < ENOUGH_ROOM and self._flights:
                 await asyncio.sleep(LEASE_INTERVAL_S)
-                continue
-            await self._woken(min(IDLE_POLL_S, max(end - self._loop.time(), 0.0)))
-            await asyncio.sleep(LEASE_INTERVAL_S if self._flights else 0)
         self._draining = True
 
     async def _woken(self, timeout_s: float) -> None:
@@ -195,7 +194,7 @@ class Runner:
             return taken, self._briefing.prepare(taken, now=now) if taken else []
 
         try:
-            taken, briefs = await self._books.run(work)
+            taken, briefs = await self._leases.run(work)
         except DatabaseError as error:
             # What was leased, if anything, runs again when its lease ends.
             log.warning("lease_failed", error=str(error).splitlines()[0])
@@ -325,7 +324,7 @@ class Runner:
                     self._llm.directory = await self._reserves.run(Directory.load)
                     directory_due = self._loop.time() + DIRECTORY_S
                 await self._renew()
-                await self._books.run(self._beat)
+                await self._leases.run(self._beat)
             except DatabaseError as error:
                 log.warning("heartbeat_failed", error=str(error).splitlines()[0])
             await asyncio.sleep(HEARTBEAT_S)
@@ -347,7 +346,7 @@ class Runner:
         if not due:
             return
         expires_at = now + dt.timedelta(seconds=self.config.lease_s)
-        held = await self._books.run(
+        held = await self._leases.run(
             lambda: leases.renew([flight.leased.token for flight in due], expires_at=expires_at)
         )
         for flight in due:
