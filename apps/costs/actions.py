@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from typing import Any
 
@@ -77,6 +78,7 @@ def change_budget(
     note: str | None = None,
     is_active: bool | None = None,
     enforcement: str | None = None,
+    now: dt.datetime | None = None,
 ) -> Budget:
     """Changes what is given of a budget, for its open periods too; the budget as it is now.
 
@@ -98,7 +100,7 @@ def change_budget(
             return locked
         locked.save(update_fields=list(changed))
         if changed.keys() & {"limit", "enforcement"}:
-            _change_open_periods(locked)
+            _change_open_periods(locked, now=now or timezone.now())
         details = {field: [before[field], value] for field, value in changed.items()}
         _write_down("budget.changed", locked, by=by, details=_for_people(details))
     return locked
@@ -141,9 +143,8 @@ def _validate(budget: Budget) -> None:
         raise ValidationError(problems)
 
 
-def _change_open_periods(budget: Budget) -> None:
+def _change_open_periods(budget: Budget, *, now: dt.datetime) -> None:
     """Gives the limit to the periods that calls can still be charged to. What was announced of them may be again."""
-    now = timezone.now()
     ids = list(
         BudgetPeriod.objects.open_at(now)
         .filter(budget=budget)
