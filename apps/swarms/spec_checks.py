@@ -112,7 +112,7 @@ def _problems_of_names(tasks: list[_Task], agents: Any, suggestions: Suggestions
             if need == name:
                 yield Found(task.path("needs", i), "A task cannot need itself.", "cycle")
             elif need not in places:
-                message = suggestions.end(f"There is no task {need!r}", need, places)
+                message = suggestions.end(f"There is no task {need!r}", need, places, but=name)
                 yield Found(task.path("needs", i), message, "unknown_task")
             elif need in seen:
                 yield Found(task.path("needs", i), f"It needs {need!r} already.", "duplicate_need")
@@ -151,7 +151,7 @@ def _problems_of_prompts(
         for name in sorted(used.results):
             if name not in graph:
                 missing = f"It reads results.{name}, but there is no such task"
-                problems.append(suggestions.end(missing, name, graph))
+                problems.append(suggestions.end(missing, name, graph, but=task.name))
             elif task.name and ancestry and not ancestry.needs(task.name, name):
                 problems.append(f"It reads results.{name}, but does not need that task: add {name} to its needs.")
         if problems:

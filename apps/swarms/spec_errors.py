@@ -83,11 +83,11 @@ class Suggestions:
     def __init__(self, left: int = 50, among: int = 500) -> None:
         self._left, self._among = left, among
 
-    def end(self, sentence: str, name: str, known: Collection[str]) -> str:
-        """The sentence, with "; did you mean 'gather'?" or, when there are few, with what there is."""
+    def end(self, sentence: str, name: str, known: Collection[str], *, but: object = None) -> str:
+        """The sentence, with "; did you mean 'gather'?" or, when there are few, with what there is (``but`` one)."""
         self._left -= 1
         if self._left >= 0:
-            others = [other for other in itertools.islice(known, self._among) if other != name]
+            others = [other for other in itertools.islice(known, self._among) if other not in (name, but)]
             close = difflib.get_close_matches(name[:100], others, n=1)
             if close:
                 return f"{sentence}; did you mean {close[0]!r}?"
