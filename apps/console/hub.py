@@ -25,6 +25,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections, conn
 from apps.console.sentences import sentence
 from apps.console.visible import event_filter, may_see
 from apps.events import log as event_log
+from apps.events.horizon import readable
 from apps.events.log import START
 from apps.events.models import Event
 from apps.swarms.models import Swarm, Task
@@ -149,16 +150,16 @@ class Hub:
         _hubs.pop(asyncio.get_running_loop(), None)
 
     async def _find(self, event_id: int) -> int | None:
-        for message in self._recent:
-            if message.event.pk == event_id:
-                return message.position
-        return event_id if await self._in_thread(event_log.exists, event_id) else None
+        if self._floor <= event_id <= self.position:
+            return event_id
+        return event_id if await self._in_thread(_is_in_log, event_id) else None
 
     async def _replay(self, subscriber: Subscriber, known: int) -> bool:
         """Offers what the database has behind ``known`` until memory has the rest; False when that is too much."""
         subscriber.position = known
         replayed = 0
         while subscriber.position < self._floor:
+            stood = subscriber.position
             messages, reached = await self._in_thread(self._read_missed, subscriber.position, subscriber.principal)
             replayed += len(messages)
             if replayed > REPLAY_LIMIT:
@@ -166,20 +167,23 @@ class Hub:
             for message in messages:
                 subscriber.offer(message, self.last_id)
             subscriber.position = max(subscriber.position, reached)
+            if subscriber.position == stood:
+                await asyncio.sleep(READ_INTERVAL_S)
         return True
 
     def _read_missed(self, after: int, principal: Principal) -> tuple[list[Message], int]:
-        # What was decided when the head was taken is in the read that follows it, so the reader stands at least there.
-        head = event_log.readable()
-        events = event_log.read(after, limit=REPLAY_LIMIT + 1, **event_filter(principal))
-        return self._messages([event for event in events if may_see(principal, event)]), head
+        horizon = readable()
+        events = event_log.read(after, limit=REPLAY_LIMIT + 1, upto=horizon, **event_filter(principal))
+        # All that was asked for came: the reader stands at the horizon, though the last event it may see lies before.
+        reached = events[-1].pk if len(events) > REPLAY_LIMIT else max(after, horizon)
+        return self._messages([event for event in events if may_see(principal, event)]), reached
 
     async def _start(self) -> None:
         async with self._starting:
             if self._task is not None:
                 return
             self._recent.clear()
-            self.last_id = self.position = self._floor = await self._in_thread(event_log.readable)
+            self.last_id = self.position = self._floor = await self._in_thread(readable)
             loop = asyncio.get_running_loop()
 
             def wake() -> None:
@@ -278,6 +282,11 @@ class Hub:
                 close_old_connections()
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+
+
+def _is_in_log(position: int) -> bool:
+    """Whether the log has everything behind a position: it is not from the future, and its month was not dropped."""
+    return position <= readable() and Event.objects.filter(pk__lte=position).order_by().exists()
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()

@@ -1,3 +1,5 @@
-from typing import Any
+from django.urls import URLPattern, path
 
-websocket_urlpatterns: list[Any] = []
+from apps.console.consumers import ConsoleConsumer
+
+websocket_urlpatterns: list[URLPattern] = [path("ws/console/", ConsoleConsumer.as_asgi())]  # type: ignore[list-item]

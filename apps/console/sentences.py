@@ -1,0 +1,115 @@
+"""Events as sentences a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from portal.money import usd_label
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """``icon`` is a Material symbol, ``tone`` one of calm, busy, good, wait, bad; ``text`` ends without a dot."""
+
+    icon: str
+    tone: str
+    text: str
+
+    @property
+    def tone_class(self) -> str:
+        return f"sd-text-{self.tone}"
+
+
+FAILURES: dict[str, str] = {
+    "budget_exhausted": "the budget is exhausted",
+    "provider_error": "the model provider answered with an error",
+    "provider_timeout": "the model provider did not answer in time",
+    "agent_error": "the agent failed",
+    "invalid_output": "the output could not be used",
+    "policy_denied": "a policy forbids it",
+    "lease_expired": "its runner went away",
+    "cancelled": "it was cancelled",
+}
+"""Failure codes in words, to follow "because" or a colon."""
+
+_TASK = {
+    "ready": ("pending", "calm", "is ready to run"),
+    "running": ("play_arrow", "busy", "started"),
+    "started": ("play_arrow", "busy", "started"),
+    "waiting": ("hourglass_top", "wait", "failed and will be tried again"),
+    "succeeded": ("check_circle", "good", "succeeded"),
+    "failed": ("error", "bad", "failed for good"),
+    "cancelled": ("block", "calm", "was cancelled"),
+    "pending": ("more_horiz", "calm", "went back to pending"),
+}
+
+_SWARM = {
+    "submitted": ("upload_file", "calm", "Submitted"),
+    "queued": ("schedule", "wait", "Put in the queue"),
+    "admitted": ("play_circle", "busy", "Started: the pool has room"),
+    "running": ("play_circle", "busy", "Running"),
+    "started": ("play_circle", "busy", "Running"),
+    "paused": ("pause_circle", "wait", "Paused"),
+    "resumed": ("play_circle", "busy", "Resumed"),
+    "stopping": ("front_hand", "bad", "Stopping"),
+    "terminated": ("cancel", "bad", "Terminated"),
+    "succeeded": ("check_circle", "good", "Succeeded"),
+    "failed": ("error", "bad", "Failed"),
+    "retried": ("replay", "busy", "Failed tasks run again"),
+}
+
+
+def sentence(kind: str, data: Mapping[str, Any], subject: str = "") -> Sentence:
+    """The sentence for an event. ``subject`` is the key of its task, or the name of its swarm, where one is known."""
+    noun, _, verb = kind.partition(".")
+    if noun == "task" and verb in _TASK:
+        icon, tone, phrase = _TASK[verb]
+        text = f"{subject or 'A task'} {phrase}"
+        code = str(data.get("code") or "")
+        if code:
+            text += f": {FAILURES.get(code, code.replace('_', ' '))}"
+        return Sentence(icon, tone, text)
+    if noun == "swarm" and verb in _SWARM:
+        icon, tone, phrase = _SWARM[verb]
+        details = []
+        if data.get("reason"):
+            details.append(str(data["reason"]).rstrip("."))
+        if verb == "retried" and data.get("tasks"):
+            details.append(_count(data["tasks"], "task"))
+        if data.get("in_flight"):
+            details.append(f"{_count(data['in_flight'], 'call')} in flight cancelled")
+        return Sentence(icon, tone, ": ".join([phrase, "; ".join(details)]) if details else phrase)
+    return (_budget(verb, data) if noun == "budget" else None) or _other(noun, verb, data)
+
+
+def _budget(verb: str, data: Mapping[str, Any]) -> Sentence | None:
+    name = f"“{data.get('budget') or 'unnamed'}”"
+    if verb == "exhausted":
+        return Sentence("savings", "bad", f"Budget {name} is exhausted: calls that do not fit are refused")
+    if verb == "soft_limit_crossed":
+        limit = data.get("limit")
+        of = f" of {usd_label(limit)}" if isinstance(limit, int) else ""
+        return Sentence("savings", "wait", f"Spending went over the soft limit{of} of budget {name}")
+    if verb == "overage" and isinstance(data.get("excess"), int):
+        return Sentence("savings", "bad", f"A provider billed {usd_label(data['excess'])} more than was reserved")
+    return None
+
+
+def _other(noun: str, verb: str, data: Mapping[str, Any]) -> Sentence:
+    tone = "bad" if verb in {"exhausted", "exceeded", "failed", "over", "lost"} else "calm"
+    icon = {"budget": "savings", "runner": "memory", "pool": "dns"}.get(noun, "bolt" if tone == "calm" else "warning")
+    text = f"{noun.replace('_', ' ').capitalize()} {verb.replace('_', ' ')}".strip()
+    said = data.get("name") or data.get("budget") or data.get("node")
+    if said:
+        text += f": {said}"
+    if data.get("percent"):
+        text += f" ({data['percent']} %)"
+    if data.get("reason"):
+        text += f": {str(data['reason']).rstrip('.')}"
+    return Sentence(icon, tone, text)
+
+
+def _count(number: Any, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,42 @@
+"""Which events a principal may see: one predicate for pages and the socket."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Protocol
+
+from apps.tenants.access import Principal
+from apps.tenants.roles import Permission
+
+
+class Happening(Protocol):
+    """The part of an event that decides who sees it."""
+
+    kind: str
+    tenant_id: uuid.UUID | None
+
+
+_NEEDED = {
+    "budget": Permission.BUDGET_READ,
+    "period": Permission.BUDGET_READ,
+    "ledger": Permission.COST_READ,
+    "reservation": Permission.COST_READ,
+    "price": Permission.COST_READ,
+    "pool": Permission.POOL_READ,
+    "user": Permission.USER_MANAGE,
+    "token": Permission.USER_MANAGE,
+    "membership": Permission.USER_MANAGE,
+}
+"""Permission by the noun of an event's kind; all others are about swarms."""
+
+
+def may_see(principal: Principal, event: Happening) -> bool:
+    """Whether it may see an event. What belongs to no tenant is the platform's own business."""
+    if event.tenant_id is None:
+        return principal.everything
+    return principal.can(_NEEDED.get(event.kind.partition(".")[0], Permission.SWARM_READ), event.tenant_id)
+
+
+def event_filter(principal: Principal) -> dict[str, Any]:
+    """QuerySet filters that leave out most of what ``may_see`` would refuse; ``may_see`` still decides."""
+    return {} if principal.everything else {"tenant_id__in": list(principal.permissions)}
