@@ -98,7 +98,7 @@ def slots_miscounted(now: dt.datetime) -> list[str]:
         """
     )
     return [
-        f"Agent {name} of swarm {swarm} counts {counted} free replicas, and has {actual}."
+        f"Agent {name} of swarm {swarm} counts {counted} replicas as free; {actual} are."
         for name, swarm, counted, actual in rows
     ]
 
