@@ -220,6 +220,7 @@ REST_FRAMEWORK: dict[str, Any] = {
 }
 DRF_STANDARDIZED_ERRORS: dict[str, Any] = {
     "EXCEPTION_HANDLER_CLASS": "apps.api.errors.ExceptionHandler",
+    "EXCEPTION_FORMATTER_CLASS": "apps.api.errors.Formatter",
 }
 REST_KNOX = {
     "TOKEN_MODEL": "tenants.ApiToken",
@@ -232,7 +233,21 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "TITLE": "Swarmdesk API",
     "DESCRIPTION": "Submit, watch and steer swarms of LLM agents; read what they cost.",
     "VERSION": "1.0.0",
+    "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "ENUM_NAME_OVERRIDES": {
+        "SwarmStatus": "apps.swarms.models.SwarmStatus",
+        "TaskStatus": "apps.swarms.models.TaskStatus",
+        "FailureCode": "apps.swarms.models.FailureCode",
+    },
+    "TAGS": [
+        {"name": "me", "description": "Who you are and what you may do."},
+        {"name": "swarms", "description": "Submitting, watching and steering swarms."},
+        {"name": "tasks", "description": "Single tasks and the attempts at them."},
+        {"name": "budgets", "description": "Limits on spending, and how they stand."},
+        {"name": "pool", "description": "What there is to run on, and what is taken."},
+    ],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from django.core.exceptions import NON_FIELD_ERRORS
+from django.conf import settings
+from django.core.exceptions import NON_FIELD_ERRORS, RequestDataTooBig
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import IntegrityError
+from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler as StandardExceptionHandler
+from drf_standardized_errors.types import Error
 from rest_framework import exceptions
 from rest_framework.settings import api_settings
 
+from apps.api.parsers import BodyTooLarge
+from apps.swarms.actions.submit import CannotSubmit
 from apps.swarms.models.swarm import CannotAct
+from apps.swarms.specs import SpecInvalid
 from apps.tenants.access import AccessDenied
 
-TAKEN = {"one_budget_per_name": ("name", "A budget of this tenant has this name already.")}
-"""Unique constraints that a request can run into: the key of the body that is to blame, and what to say."""
+TAKEN = {"one_budget_per_name": "Budget with this Tenant and Name already exists."}
+"""Unique constraints that two requests at once can run into, and what to say: as it is said to the later of two."""
 
 
 class Conflict(exceptions.APIException):
@@ -27,6 +33,21 @@ class Conflict(exceptions.APIException):
         self.wait = wait
 
 
+class InvalidSpec(exceptions.ValidationError):
+    """A spec with errors: each keeps its path in the spec, which may have dots and brackets of its own."""
+
+    def __init__(self, invalid: SpecInvalid) -> None:
+        super().__init__(str(invalid), "invalid")
+        self.errors = [
+            Error(
+                error.code,
+                f"{error.message} (line {error.line})" if error.line else error.message,
+                error.path or "spec",
+            )
+            for error in invalid.errors
+        ]
+
+
 class ExceptionHandler(StandardExceptionHandler):
     """Turns what the domain raises into the API's own exceptions."""
 
@@ -34,12 +55,16 @@ class ExceptionHandler(StandardExceptionHandler):
         match exc:
             case AccessDenied():
                 return exceptions.PermissionDenied(str(exc))
-            case CannotAct():
+            case SpecInvalid():
+                return InvalidSpec(exc)
+            case CannotAct() | CannotSubmit():
                 return Conflict(str(exc))
             case DjangoValidationError():
                 return self._invalid(exc)
-            case IntegrityError() if constraint := TAKEN.get(_constraint(exc)):
-                return exceptions.ValidationError({constraint[0]: [constraint[1]]}, "unique")
+            case IntegrityError() if message := TAKEN.get(_constraint(exc)):
+                return exceptions.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [message]}, "invalid")
+            case RequestDataTooBig():
+                return BodyTooLarge(f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes.")
             case _:
                 converted: Exception = super().convert_known_exceptions(exc)
                 return converted
@@ -60,3 +85,13 @@ class ExceptionHandler(StandardExceptionHandler):
 def _constraint(error: IntegrityError) -> str:
     """Name of the constraint that was violated."""
     return getattr(getattr(error.__cause__, "diag", None), "constraint_name", None) or ""
+
+
+class Formatter(ExceptionFormatter):
+    """``{"type", "errors": [{"code", "detail", "attr"}]}``."""
+
+    def get_errors(self) -> list[Error]:
+        if isinstance(self.exc, InvalidSpec):
+            return self.exc.errors
+        errors: list[Error] = super().get_errors()
+        return errors

@@ -32,3 +32,17 @@ class Pages(CursorPagination):
     def get_ordering(self, request: Request, queryset: Any, view: Any) -> tuple[str, ...]:
         """The view's ``ordering``, or the class's."""
         return tuple(getattr(view, "ordering", self.ordering))
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """The schema of a page."""
+        link = {"type": ["string", "null"], "format": "uri"}
+        here = "https://swarmdesk.example/api/v1/swarms/?cursor="
+        return {
+            "type": "object",
+            "required": ["next", "previous", "results"],
+            "properties": {
+                "next": {**link, "example": f"{here}cD0yMDI2"},
+                "previous": {**link, "example": f"{here}cj0xJnA9"},
+                "results": schema,
+            },
+        }

@@ -5,6 +5,16 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from apps.api.views.base import Nowhere
 from apps.api.views.budgets import BudgetDetail, Budgets
 from apps.api.views.platform import Me, Pool
+from apps.api.views.swarms import (
+    SwarmDetail,
+    SwarmEvents,
+    SwarmPause,
+    SwarmResume,
+    SwarmRetry,
+    Swarms,
+    SwarmTasks,
+    SwarmTerminate,
+)
 from apps.api.views.tasks import TaskAttempts, TaskDetail, TaskRetry
 
 app_name = "api"
@@ -12,6 +22,14 @@ app_name = "api"
 v1 = [
     path("me/", Me.as_view(), name="me"),
     path("pool/", Pool.as_view(), name="pool"),
+    path("swarms/", Swarms.as_view(), name="swarms"),
+    path("swarms/<uuid:id>/", SwarmDetail.as_view(), name="swarm"),
+    path("swarms/<uuid:id>/terminate/", SwarmTerminate.as_view(), name="swarm-terminate"),
+    path("swarms/<uuid:id>/pause/", SwarmPause.as_view(), name="swarm-pause"),
+    path("swarms/<uuid:id>/resume/", SwarmResume.as_view(), name="swarm-resume"),
+    path("swarms/<uuid:id>/retry/", SwarmRetry.as_view(), name="swarm-retry"),
+    path("swarms/<uuid:id>/tasks/", SwarmTasks.as_view(), name="swarm-tasks"),
+    path("swarms/<uuid:id>/events/", SwarmEvents.as_view(), name="swarm-events"),
     path("tasks/<uuid:id>/", TaskDetail.as_view(), name="task"),
     path("tasks/<uuid:id>/attempts/", TaskAttempts.as_view(), name="task-attempts"),
     path("tasks/<uuid:id>/retry/", TaskRetry.as_view(), name="task-retry"),

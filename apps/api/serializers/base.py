@@ -11,6 +11,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
+from apps.tenants.access import Principal
+from apps.tenants.models import Tenant
 from portal.money import to_nano, usd_text
 
 MOST_NANO = 2**63 - 1
@@ -43,7 +45,7 @@ class NoBody(StrictSerializer):
     """A request without a body, or with an empty object."""
 
 
-@extend_schema_field(OpenApiTypes.DECIMAL)
+@extend_schema_field({"type": "string", "format": "decimal", "examples": ["12.50", "0.000000125"]})
 class UsdField(serializers.Field):
     """Nano-dollars inside, exact USD as decimal text outside: "2.50". Reads text or a number."""
 
@@ -78,3 +80,25 @@ class UsdField(serializers.Field):
 
     def to_representation(self, value: int) -> str:
         return usd_text(value)
+
+
+@extend_schema_field(OpenApiTypes.STR)
+class TenantField(serializers.Field):
+    """Slug of a tenant that the caller (``principal`` of the context) knows: hidden and missing ones look alike."""
+
+    default_error_messages = {
+        "invalid": "A tenant is named by its slug, a text.",
+        "unknown": "There is no tenant {slug!r}, or you have no role in it.",
+    }
+
+    def to_internal_value(self, data: Any) -> Tenant:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        principal: Principal = self.context["principal"]
+        tenant = principal.tenants(None).filter(slug=data).first()
+        if tenant is None:
+            self.fail("unknown", slug=data[:60])
+        return tenant
+
+    def to_representation(self, value: Tenant) -> str:
+        return value.slug

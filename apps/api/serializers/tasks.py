@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.urls import reverse
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -13,9 +15,9 @@ from apps.execution.models import Outcome
 from apps.swarms.models import FailureCode, Task, TaskStatus
 
 
-@extend_schema_field({"nullable": True, "description": "Any JSON value."})
+@extend_schema_field(OpenApiTypes.ANY)
 class AnyJSONField(serializers.JSONField):
-    """A JSON value of whatever kind."""
+    """A JSON value of whatever kind, null too."""
 
 
 class TaskSerializer(serializers.Serializer):
@@ -27,9 +29,10 @@ class TaskSerializer(serializers.Serializer):
     step = serializers.CharField(source="step.name")
     agent = serializers.CharField(source="agent.name")
     index = serializers.IntegerField()
-    item = AnyJSONField(allow_null=True)
+    item = AnyJSONField()
     status = serializers.ChoiceField(TaskStatus.choices)
     attempts = serializers.IntegerField(source="attempts_counted", help_text="Attempts that count against its retries.")
+    waits_for = serializers.SerializerMethodField(help_text="Why it does not run yet; empty when it runs or is over.")
     retry_at = serializers.SerializerMethodField(help_text="When its retry is due, while it waits for one.")
     started_at = serializers.DateTimeField(allow_null=True, help_text="Start of the last attempt.")
     finished_at = serializers.DateTimeField(allow_null=True)
@@ -43,9 +46,13 @@ class TaskSerializer(serializers.Serializer):
         text: str | None = serializers.DateTimeField().to_representation(due) if due else None
         return text
 
+    def get_waits_for(self, task: Task) -> str:
+        reason: str = self.context["reasons"][task.pk]
+        return reason
+
     @extend_schema_field(serializers.URLField())
     def get_attempts_url(self, task: Task) -> str:
-        url: str = self.context["request"].build_absolute_uri(f"/api/v1/tasks/{task.pk}/attempts/")
+        url: str = self.context["request"].build_absolute_uri(reverse("api:task-attempts", args=[task.pk]))
         return url
 
 
@@ -54,7 +61,7 @@ class TaskDetailSerializer(TaskSerializer):
 
     needs = serializers.ListField(source="step.needs", child=serializers.CharField(), help_text="Steps it waits for.")
     prompt = serializers.CharField(source="step.prompt", help_text="The template; attempts keep what was sent.")
-    result = AnyJSONField(allow_null=True)
+    result = AnyJSONField()
 
 
 class AttemptSerializer(serializers.Serializer):

@@ -40,7 +40,7 @@ class Nowhere(Door):
         super().initial(request, *args, **kwargs)
         slashed = f"{request.path_info}/"
         try:
-            meant = resolve(slashed).func.__name__ != type(self).__name__
+            meant = getattr(resolve(slashed).func, "view_class", None) is not type(self)
         except Resolver404:
             meant = False
         hint = f" Paths end with a slash: {slashed}" if meant else ""

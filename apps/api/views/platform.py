@@ -6,6 +6,7 @@ from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from apps.api.schema import FORBIDDEN
 from apps.api.serializers.platform import MeSerializer, PoolSerializer
 from apps.api.views.base import Door
 from apps.swarms.models import ResourcePool
@@ -38,7 +39,7 @@ class Me(Door):
 class Pool(Door):
     @extend_schema(
         summary="How full the resource pool is",
-        responses=PoolSerializer,
+        responses={200: PoolSerializer, **FORBIDDEN},
         tags=["pool"],
         operation_id="pool",
         examples=[
@@ -51,6 +52,7 @@ class Pool(Door):
                     "swarms": {"used": 12, "total": 50, "percent": 24.0},
                 },
                 response_only=True,
+                status_codes=["200"],
             )
         ],
     )

@@ -19,17 +19,26 @@ from apps.api.views.base import Door
 from apps.execution.models import Attempt
 from apps.swarms.actions import lifecycle
 from apps.swarms.models import Task
+from apps.swarms.waiting import waiting_reasons
 
 
-class TaskDetail(Door):
+class TaskDoor(Door):
+    """A view of a task, one that the caller may see."""
+
+    def document(self, task: Task) -> Any:
+        context = {"request": self.request, "reasons": waiting_reasons([task])}
+        return TaskDetailSerializer(task, context=context).data
+
+
+class TaskDetail(TaskDoor):
     @extend_schema(summary="One task", responses=TaskDetailSerializer, tags=["tasks"], operation_id="tasks_retrieve")
     def get(self, request: Request, id: uuid.UUID) -> Response:
         """A task with the template of its prompt and, once it succeeded, its result."""
         task = self.find(Task.objects.visible_to(self.principal).named(), pk=id)
-        return Response(TaskDetailSerializer(task, context={"request": request}).data)
+        return Response(self.document(task))
 
 
-class TaskRetry(Door):
+class TaskRetry(TaskDoor):
     @extend_schema(
         summary="Retry a failed task",
         request=NoBody,
@@ -42,7 +51,7 @@ class TaskRetry(Door):
         NoBody(data=request.data).is_valid(raise_exception=True)
         task = self.find(Task.objects.visible_to(self.principal).named(), pk=id)
         lifecycle.retry_task(task, by=self.principal)
-        return Response(TaskDetailSerializer(Task.objects.named().get(pk=task.pk), context={"request": request}).data)
+        return Response(self.document(Task.objects.named().get(pk=task.pk)))
 
 
 class TaskAttempts(Door, ListAPIView):
