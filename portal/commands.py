@@ -27,18 +27,16 @@ class Command(BaseCommand):
 
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
     # The settings were checked before any command (``main``); the other checks import every page, for nothing.
-    requires_system_checks: Sequence[str] | str = ()
+    requires_system_checks = ()
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
-        told = parser.error
+        if getattr(self, "_called_from_command_line", False):
 
-        def error(message: str) -> NoReturn:
-            if self._called_from_command_line:
+            def error(message: str) -> NoReturn:
                 refuse(subcommand, f"{message} (see manage.py {subcommand} --help)")
-            told(message)
 
-        parser.error = error  # type: ignore[method-assign]
+            parser.error = error  # type: ignore[method-assign]
         return parser
 
     def execute(self, *args: Any, **options: Any) -> str | None:
@@ -52,8 +50,10 @@ class Command(BaseCommand):
             raise
         except ValidationError as error:
             raise CommandError(" ".join(error.messages), returncode=EXIT_REFUSED) from error
-        except (DatabaseUnavailable, *self.refusals) as error:
-            raise CommandError(str(error), returncode=EXIT_REFUSED) from error
+        except Exception as error:
+            if isinstance(error, (DatabaseUnavailable, *self.refusals)):
+                raise CommandError(str(error), returncode=EXIT_REFUSED) from error
+            raise
 
     def run_from_argv(self, argv: list[str]) -> None:
         try:

@@ -34,8 +34,8 @@ from django_q.models import OrmQ
 from apps.execution import board
 from apps.execution.board import Board
 from apps.execution.broker import queue_of
-from apps.execution.family import adopt_orphans, die_with_parent
 from apps.execution.models import Runner
+from portal.processes import adopt_orphans, die_with_parent
 from portal.queue import enqueue
 
 log = structlog.get_logger(__name__)
