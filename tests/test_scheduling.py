@@ -348,6 +348,13 @@ def test_never_more_is_given_than_there_is(given_facts: Facts) -> None:  # O2
         assert not (started and standing.is_blocked(NOW))
 
 
+@given(facts(), st.none() | st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_who_starts_does_not_depend_on_whether_the_others_are_told(given_facts: Facts, limit: int | None) -> None:
+    told = POLICY.plan(given_facts, now=NOW, limit=limit)
+    assert POLICY.plan(given_facts, now=NOW, limit=limit, explain=False).start == told.start
+
+
 @given(facts(), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
 def test_everybody_has_one_place_and_the_order_of_arrival_in_memory_does_not_matter(
@@ -394,7 +401,7 @@ def test_nothing_starves_though_others_keep_coming(
                 waiting.append(Waiting(uuid.UUID(int=number), tenant, level, clock, agents(count), minutes(length)))
         used = sum((holding.holds for _, holding in running), Resources())
         queue = Facts(POOL, used, waiting, [holding for _, holding in running])
-        started = POLICY.plan(queue, now=clock, estimates=False).start
+        started = POLICY.plan(queue, now=clock, explain=False).start
         if victim in started:
             return
         gone = {swarm.id for swarm in started}

@@ -117,9 +117,9 @@ def _is_set(variable: str) -> bool:
     """Whether the environment has a value, or the path of a file with one, for a key."""
     if os.environ.get(variable):
         return True
-    path = os.environ.get(f"{variable}_FILE")
+    path = os.environ.get(f"{variable}_FILE", "")
     try:
-        return bool(path) and bool(Path(path).read_text(encoding="utf-8").strip())
+        return path != "" and Path(path).read_text(encoding="utf-8").strip() != ""
     except OSError:
         return False
 

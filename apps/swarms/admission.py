@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.db import connection, transaction
@@ -66,14 +66,14 @@ def _round(*, now: dt.datetime, limit: int, tell: bool, policy: QueuePolicy) -> 
         pool = ResourcePool.objects.locked()
         facts = _facts(pool, queued.values(), blocked, now, policy)
         new = {pk for pk, swarm in queued.items() if swarm.queue_position is None}
-        plan = policy.plan(facts, now=now, limit=limit, estimates=tell or bool(new))
+        plan = policy.plan(facts, now=now, limit=limit, explain=tell or bool(new))
         started = _start(pool, [queued[swarm.id] for swarm in plan.start], now)
         if len(plan.start) < limit:  # else another round follows, and what it would tell is wrong soon
             _tell(queued, [wait for wait in plan.wait if tell or wait.id in new], now)
     return Admission(len(started), len(queued) - len(started))
 
 
-def _queued() -> Sequence[Swarm]:
+def _queued() -> Iterable[Swarm]:
     """Queued swarms with what the policy asks about them; not locked, so a long queue is not written to."""
     return Swarm.objects.filter(status=SwarmStatus.QUEUED).only(
         "tenant_id",
@@ -215,7 +215,7 @@ def _tell(queued: Mapping[uuid.UUID, Swarm], waits: Sequence[Wait], now: dt.date
                 "starts": [wait.estimated_start for wait in changed],
             },
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def _is_news(swarm: Swarm, wait: Wait, now: dt.datetime) -> bool:

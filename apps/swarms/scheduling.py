@@ -176,19 +176,23 @@ class QueuePolicy:
             place(tenant_id)
         return queue
 
-    def plan(self, facts: Facts, *, now: dt.datetime, limit: int | None = None, estimates: bool = True) -> Plan:
+    def plan(self, facts: Facts, *, now: dt.datetime, limit: int | None = None, explain: bool = True) -> Plan:
         """Who starts now (at most ``limit``), and why and until when the others wait.
 
         Never starts more than fits: what starts, with ``facts.used``, is within ``facts.total``, and a tenant's
-        agents are within its cap. ``estimates=False`` leaves out the simulation of when the rest starts.
+        agents are within its cap. ``explain=False`` leaves out those that wait, which is most of the work.
         """
-        queue = self.order(facts)
         room = _Room(facts.total - facts.used, _held(facts.holding))
+        if not explain and not _least(facts.waiting).fits(room.free):
+            return Plan((), ())
+        queue = self.order(facts)
         reasons: dict[uuid.UUID, str] = {}
-        started = self._pass(queue, facts, room, now, limit=limit, reasons=reasons)
+        started = self._pass(queue, facts, room, now, limit=limit, reasons=reasons if explain else None)
+        if not explain:
+            return Plan(tuple(started), ())
         going = {swarm.id for swarm in started}
         rest = [swarm for swarm in queue if swarm.id not in going]
-        starts = self._forecast(rest, started, facts, room, now) if estimates and rest else {}
+        starts = self._forecast(rest, started, facts, room, now)
         return Plan(
             tuple(started),
             tuple(
