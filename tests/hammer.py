@@ -18,13 +18,13 @@ import uuid
 import django
 
 PROCESSES = 8
-THREADS = 8
-IN_FLIGHT = 8  # of each thread: 64 calls of a process
+THREADS = 4
+IN_FLIGHT = 16  # of each thread: 64 calls of a process
 USERS = [uuid.UUID(int=n) for n in range(1, 6)]
 RUNS = [uuid.UUID(int=n) for n in range(11, 17)]
 AGENTS = ["writer", "reader", "critic"]
 HIGHEST = 1_000_000
-LEASE = dt.timedelta(seconds=1)
+LEASE = dt.timedelta(seconds=0.4)
 
 
 def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: bool) -> None:
@@ -42,7 +42,7 @@ def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: boo
     flying: list[CallRequest] = []
     landed: list[CallRequest] = []
     refused_for_good = rounds = 0
-    while time.monotonic() < ends_at and refused_for_good < 60:
+    while time.monotonic() < ends_at and refused_for_good < 10:
         now = timezone.now()
         rounds += 1
         asked = [
@@ -79,7 +79,7 @@ def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: boo
                 extend([request.attempt_id for request in flying if request.attempt_id], timezone.now() + LEASE)
             case 3 if changes_limits:
                 moving = Budget.objects.get(name="moving")
-                change_budget(moving, limit=rng.randint(0, 900 * HIGHEST), by=ORCHESTRATOR)
+                change_budget(moving, limit=rng.randint(190 * HIGHEST, 400 * HIGHEST), by=ORCHESTRATOR)
             case _:
                 ending += rng.sample(landed, min(len(landed), 2))  # late, or twice
                 settle(
@@ -89,7 +89,7 @@ def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: boo
                     ],
                     now=timezone.now(),
                 )
-        if rounds % 5 == 0:
+        if rounds % 3 == 0:
             sys.stdout.write(".\n")
             sys.stdout.flush()
     connection.close()
