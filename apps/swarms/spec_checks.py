@@ -104,7 +104,7 @@ def _problems_of_names(tasks: list[_Task], agents: Any, suggestions: Suggestions
             message = f"The id {name!r} is that of tasks[{places[name]}] already; every task needs its own."
             yield Found(task.path("id"), message, "duplicate_id")
         agent = task.raw.get("agent")
-        if isinstance(agent, str) and isinstance(agents, Mapping) and agent not in agents:
+        if isinstance(agent, str) and isinstance(agents, Mapping) and agents and agent not in agents:
             message = suggestions.end(f"There is no agent {agent!r}", agent, agents)
             yield Found(task.path("agent"), message, "unknown_agent")
         seen: set[str] = set()

@@ -184,4 +184,4 @@ def _shown(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value}"
+    return f"{int(value) if value == int(value) else value:,}"
