@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from apps.swarms.specs import AgentSpec, SwarmSpec, examine
 from apps.tenants.access import Principal
 from apps.tenants.models import Tenant, User
 from apps.tenants.roles import Permission
+from portal.ids import uuid7
 from portal.notify import Channel, notify
 
 BATCH = 5_000
@@ -164,7 +166,9 @@ def _write(
         queued_at=now,
     )
     swarm.save(force_insert=True)
-    agents = {name: _agent(swarm, name, agent) for name, agent in spec.agents.items()}
+    # Ids of one millisecond are in no order; agents are listed by theirs, in the order of the spec.
+    ids = sorted(uuid7() for _ in spec.agents)
+    agents = {name: _agent(pk, swarm, name, agent) for pk, (name, agent) in zip(ids, spec.agents.items(), strict=True)}
     Agent.objects.bulk_create(agents.values(), batch_size=BATCH)
     steps = [
         Step(
@@ -205,8 +209,9 @@ def _write(
     return swarm
 
 
-def _agent(swarm: Swarm, name: str, spec: AgentSpec) -> Agent:
+def _agent(pk: uuid.UUID, swarm: Swarm, name: str, spec: AgentSpec) -> Agent:
     return Agent(
+        pk=pk,
         swarm=swarm,
         name=name,
         runtime=spec.runtime,
