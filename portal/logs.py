@@ -24,7 +24,16 @@ def configure(log_format: str, level: str = "INFO") -> None:
     rendering: list[Any] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
-        else [_without_logger, structlog.dev.ConsoleRenderer(colors=False, pad_event_to=20, pad_level=False)]
+        else [
+            _without_logger,
+            structlog.dev.ConsoleRenderer(
+                colors=False,
+                pad_event_to=20,
+                pad_level=False,
+                # The default one prints local variables, secrets among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
     )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
