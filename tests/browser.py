@@ -1,0 +1,182 @@
+"""A real web server and a real browser for tests; both are processes of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+
+from apps.tenants.models import User
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Daphne:
+    """The web process, on a port that stays the same when it is killed and started again."""
+
+    def __init__(self, database_url: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._env = {
+            **os.environ,
+            "DATABASE_URL": database_url,
+            "STANDALONE": "true",
+            "DJANGO_SETTINGS_MODULE": "portal.settings",
+            "LOG_FORMAT": "console",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(self.port), "portal.asgi:application"]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        pause = threading.Event()
+        deadline = time.monotonic() + 60
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                errors = self._process.stderr.read().decode() if self._process.stderr else ""
+                pytest.fail(f"daphne did not start:\n{errors}")
+            pause.wait(0.1)
+
+    def kill(self) -> None:
+        """Ends it without a word, as a crash would."""
+        if self._process:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            if self._process.stderr:
+                self._process.stderr.close()
+            self._process = None
+
+
+@pytest.fixture
+def web(own_database: str) -> Iterator[Daphne]:
+    """A running web server on the test's own database."""
+    server = Daphne(own_database)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """The browser; where there is none, the test is skipped.
+
+    It ends with its module, because the event loop that it keeps in this thread would be in the way of async tests.
+    """
+    path = CHROMIUM if Path(CHROMIUM).exists() else shutil.which("chromium") or shutil.which("google-chrome")
+    if not path:
+        pytest.skip("no Chromium: install it (apt-get install chromium) or name one in CHROMIUM, and run again")
+    with _playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def _playwright() -> Iterator[Any]:
+    """Playwright keeps an event loop in this thread, so Django must be told that the database may be used here."""
+    from playwright.sync_api import sync_playwright
+
+    known = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    try:
+        with sync_playwright() as playwright:
+            yield playwright
+    finally:
+        if known is None:
+            del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+def session_of(user: User) -> str:
+    """The key of a session in which the user is logged in."""
+    session = SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.create()
+    return str(session.session_key)
+
+
+class Tab:
+    """A browser window of a person, with everything that its console complained about in ``complaints``."""
+
+    def __init__(self, context: BrowserContext, web: Daphne) -> None:
+        self.page: Page = context.new_page()
+        self.web = web
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on(
+            "console",
+            lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None,
+        )
+        self.page.set_default_timeout(15_000)
+
+    def open(self, path: str) -> None:
+        """Opens a page and waits until it is live."""
+        self.page.goto(self.web.url + path)
+        if "/login/" not in self.page.url:
+            self.page.wait_for_selector('#live[data-state="live"]', state="attached")
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+OpenTab = Callable[..., Tab]
+
+
+@pytest.fixture
+def tab(web: Daphne, chromium: Browser) -> Iterator[OpenTab]:
+    """Makes a window for a user: ``tab(owner, width=390, dark=True)``."""
+    contexts = []
+
+    def make(user: User | None = None, *, width: int = 1280, height: int = 900, dark: bool = False) -> Tab:
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+        )
+        contexts.append(context)
+        if user:
+            context.add_cookies([{"name": "sessionid", "value": session_of(user), "url": web.url}])
+        return Tab(context, web)
+
+    yield make
+    for context in contexts:
+        context.close()
