@@ -19,7 +19,7 @@ LOCK = uv pip compile pyproject.toml --universal --generate-hashes --no-emit-ind
 .PHONY: run test check lint format types layers migrations lock clean help
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 run: .venv/.runtime
 	@exec $(BIN)/python manage.py up --port $(PORT)
