@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 import zoneinfo
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -117,7 +119,7 @@ def test_standings_of_many_budgets_take_two_queries(
     assert standings([], now=NOW) == {}
 
 
-def _pairs(stand: dict[object, Standing]) -> list[tuple[Budget, Standing]]:
+def _pairs(stand: dict[uuid.UUID, Standing]) -> list[tuple[Budget, Standing]]:
     return [(Budget.objects.get(pk=s.budget_id), s) for s in stand.values()]
 
 
@@ -214,7 +216,7 @@ def test_only_who_may_update_budgets_can(acme: Tenant, viewer: User, outsider: U
         ({"name": "taken"}, {"__all__"}),
     ],
 )
-def test_a_wrong_budget_is_refused_with_every_field(acme: Tenant, fields: dict[str, object], wrong: set[str]) -> None:
+def test_a_wrong_budget_is_refused_with_every_field(acme: Tenant, fields: dict[str, Any], wrong: set[str]) -> None:
     budget(acme, 1, "taken")
     with pytest.raises(ValidationError) as error:
         actions.create_budget(**{"tenant": acme, "name": "new", "limit": 1, "by": ORCHESTRATOR, **fields})

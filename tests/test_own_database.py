@@ -13,9 +13,7 @@ from django.db import connection
 from apps.swarms.models import ResourcePool
 from apps.tenants.models import Tenant
 
-_COUNT = (
-    "import django; django.setup(); from apps.tenants.models import Tenant; print(Tenant.objects.count())"
-)
+_COUNT = "import django; django.setup(); from apps.tenants.models import Tenant; print(Tenant.objects.count())"
 
 
 def test_another_process_sees_what_the_test_committed(own_database: str, acme: Tenant) -> None:

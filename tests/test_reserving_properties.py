@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
     consumes,
     invariant,
@@ -101,7 +102,7 @@ class Spending(RuleBasedStateMachine):
         ),
         again=st.booleans(),
     )
-    def reserve_calls(self, asked: list[tuple[int, int, int, str]], again: bool) -> object:
+    def reserve_calls(self, asked: list[tuple[int, int, int, str]], again: bool) -> MultipleResults[uuid.UUID]:
         requests = [
             call(
                 self.tenant,
@@ -121,7 +122,7 @@ class Spending(RuleBasedStateMachine):
         return multiple(*(verdict.id for verdict in verdicts if verdict.granted))
 
     @rule(target=gone, ids=st.lists(consumes(calls), max_size=4), part=st.integers(0, 110), known=st.booleans())
-    def settle_calls(self, ids: list[uuid.UUID], part: int, known: bool) -> object:
+    def settle_calls(self, ids: list[uuid.UUID], part: int, known: bool) -> MultipleResults[uuid.UUID]:
         reserved = dict(Reservation.objects.filter(pk__in=ids).values_list("pk", "amount"))
         settle([Settlement(id, reserved.get(id, 40) * part // 100 if known else None) for id in ids], now=self.now)
         return multiple(*ids)
@@ -164,7 +165,8 @@ class Spending(RuleBasedStateMachine):
     def every_charge_is_corrected_at_most_once(self) -> None:
         corrected = list(LedgerEntry.objects.exclude(corrects=None).values_list("corrects", flat=True))
         assert len(corrected) == len(set(corrected))
-        charged = list(LedgerEntry.objects.filter(kind="llm").values_list("reservation_id", flat=True))
+        calls = LedgerEntry.objects.filter(kind="llm").values_list("reservation_id", flat=True)
+        charged = [id for id in calls if id]
         assert len(charged) == len(set(charged))
         assert not Reservation.objects.filter(pk__in=charged).exists()
 
@@ -174,7 +176,7 @@ def test_any_sequence_of_acts_keeps_the_money_whole() -> None:  # C4
     run_state_machine_as_test(
         Spending,
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
