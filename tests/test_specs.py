@@ -59,7 +59,7 @@ def test_every_key_arrives() -> None:
     assert (read.swarm, read.priority_value, read.budget) == ("market-brief", Priority.HIGH, 2_500_000_000)
     assert (read.end_user, read.estimated_duration_s) == ("user-8842", 120)
     researcher = read.agents["researcher"]
-    assert (researcher.replicas, researcher.memory_gb, researcher.cpu) == (4, 2, Decimal("0.5"))
+    assert (researcher.replicas, researcher.memory_gb, researcher.cpu) == (4, Decimal(2), Decimal("0.5"))
     assert (researcher.max_output_tokens, researcher.timeout_s) == (300, 60)
     assert read.tasks[0].items == ["pricing", "rivals", "demand"]
     assert (read.tasks[1].needs, read.tasks[1].items) == (["gather"], [None])
@@ -69,7 +69,7 @@ def test_what_is_left_out_has_the_documented_defaults() -> None:
     read = parse(spec())
     worker = read.agents["worker"]
     assert (read.priority, read.budget, read.end_user, read.estimated_duration_s) == ("normal", None, None, None)
-    assert (worker.runtime, worker.replicas, worker.memory_gb, worker.cpu) == ("llm", 1, 2, Decimal("0.5"))
+    assert (worker.runtime, worker.replicas, worker.memory_gb, worker.cpu) == ("llm", 1, Decimal(2), Decimal("0.5"))
     assert (worker.max_output_tokens, worker.timeout_s, worker.retry) == (1024, 120, None)
 
 
@@ -101,7 +101,7 @@ def test_anchors_aliases_and_merge_keys_work() -> None:
           - {id: b, agent: second, prompt: *ask}
         """
     )
-    assert (read.agents["second"].replicas, read.agents["second"].cpu) == (3, 1)
+    assert (read.agents["second"].replicas, read.agents["second"].cpu) == (3, Decimal(1))
     assert read.tasks[1].prompt == "What now?"
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from pytest_django import DjangoAssertNumQueries
 
+from apps.audit import trail
 from apps.audit.models import AuditEntry
 from apps.costs.models import Budget
 from apps.events.models import Event
 from apps.privacy.models import DataSubject
 from apps.providers.models import Provider
 from apps.swarms import runtimes
-from apps.swarms.actions import submit as submitting
 from apps.swarms.actions.submit import CannotSubmit, submit
 from apps.swarms.models import Agent, Priority, ResourcePool, Step, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.specs import SpecInvalid
@@ -109,7 +109,7 @@ def test_nothing_stays_when_the_audit_entry_cannot_be_written(acme: Tenant, monk
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(submitting.trail, "record", broken)
+    monkeypatch.setattr(trail, "record", broken)
     with pytest.raises(RuntimeError):
         submit(BRIEF, tenant=acme, by=BY, now=NOW)
     assert not Swarm.objects.exists()

@@ -22,6 +22,7 @@ from apps.swarms.actions import lifecycle
 from apps.swarms.management.commands import submit_swarm
 from apps.swarms.management.commands.submit_swarm import Command
 from apps.swarms.models import Swarm, Task, TaskStatus
+from apps.swarms.status import summaries
 from apps.tenants.access import principal_of_command
 from apps.tenants.models import Tenant
 from tests.specs import BRIEF, NOW, simulated
@@ -267,7 +268,7 @@ def test_a_database_that_is_away_for_a_moment_is_waited_for(
     from django.db import OperationalError
 
     looks = 0
-    known = submit_swarm.summaries
+    known = summaries
 
     def away_twice(swarms: list[Swarm]) -> list[dict[str, Any]]:
         nonlocal looks
@@ -277,7 +278,7 @@ def test_a_database_that_is_away_for_a_moment_is_waited_for(
         return known(swarms)
 
     monkeypatch.setattr(submit_swarm, "summaries", away_twice)
-    monkeypatch.setattr(submit_swarm.connection, "close", lambda: None)
+    monkeypatch.setattr(connection, "close", lambda: None)
     assert Run(spec_file, "--tenant", "acme", "--wait", steps=(begin, *[do_one] * 4)).code == 0
 
 
@@ -307,7 +308,7 @@ def test_a_hint_wakes_the_watcher_long_before_it_would_look(
 ) -> None:
     monkeypatch.setattr(submit_swarm, "POLL_S", 60.0)
     looked = threading.Event()
-    known = submit_swarm.summaries
+    known = summaries
 
     def looking(swarms: list[Swarm]) -> list[dict[str, Any]]:
         found = known(swarms)

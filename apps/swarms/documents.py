@@ -74,7 +74,7 @@ class Document:
         """The line of the value at a path, or of the nearest one around it; None when that is not known."""
         while path and path not in self.lines:
             path = path[:-1]
-        return self.lines.get(path) if path else None
+        return self.lines.get(path) or None if path else None
 
 
 def load(text: str) -> Document:
@@ -200,12 +200,12 @@ class _Composer:
 
     def _value(self, event: Event, path: Path) -> Any:
         if isinstance(event, AliasEvent):
-            anchor = self._anchors.get(event.anchor)
+            anchor = self._anchors.get(event.anchor or "")
             if anchor is None:
                 raise self._fault(event, f"*{event.anchor} stands for nothing that was written before it.", path)
             self._more(anchor.values)
             return anchor.value
-        self._read.lines[path] = event.start_mark.line + 1
+        self._read.lines[path] = event.start_mark.line + 1 if event.start_mark else 0
         before = self._count
         self._more(1)
         if len(path) > MAX_DEPTH:
@@ -220,8 +220,8 @@ class _Composer:
                 value.append(self._value(inner, (*path, len(value))))
         else:
             value = self._mapping(event, path)
-        if event.anchor:
-            self._anchors[event.anchor] = _Anchor(value, self._count - before)
+        if anchor_name := getattr(event, "anchor", None):
+            self._anchors[anchor_name] = _Anchor(value, self._count - before)
         return value
 
     def _mapping(self, event: Event, path: Path) -> dict[str, Any]:
@@ -284,7 +284,8 @@ class _Composer:
 
     def _fault(self, event: Event, message: str, path: Path, code: str = "syntax") -> Unreadable:
         mark = event.start_mark
-        return Unreadable(f"{message} (line {mark.line + 1}, column {mark.column + 1})", code, path)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        return Unreadable(message + where, code, path)
 
 
 def _place(error: yaml.YAMLError) -> str:

@@ -200,7 +200,7 @@ _RUN_BUDGETS = f"""
 
 def _run_budgets(swarms: Sequence[Swarm]) -> dict[uuid.UUID, dict[str, Any]]:
     """The budgets that runs have of their own, by swarm. One query."""
-    asked = {"tenants": list({s.tenant_id for s in swarms}), "swarms": [str(s.pk) for s in swarms]}
+    asked: dict[str, Any] = {"tenants": list({s.tenant_id for s in swarms}), "swarms": [str(s.pk) for s in swarms]}
     with connection.cursor() as cursor:
         cursor.execute(
             f'SELECT b.target, b.id, b.name, b."limit", p.spent + p.overage, p.reserved {_RUN_BUDGETS}', asked

@@ -10,7 +10,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, cast
 
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError, connection
@@ -82,7 +82,8 @@ class Command(commands.Command):
             count = len(invalid.errors)
             name = "The spec" if file == "-" else file
             raise CommandError(f"{name} has {count} error{'s' * (count != 1)}; nothing was submitted.") from invalid
-        people: IO[str] = (self.stderr if as_json else self.stdout)._out  # type: ignore[attr-defined]
+        # Django's wrapper ends every write with a line break, which a progress bar cannot have.
+        people = cast("IO[str]", (self.stderr if as_json else self.stdout)._out)  # type: ignore[attr-defined]
         _say(people, f"Submitted {swarm.name} for {tenant}: {swarm.tasks_total} tasks. Its id is {swarm.pk}")
         if wait:
             swarm = self._follow(swarm, people)
