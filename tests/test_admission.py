@@ -18,6 +18,7 @@ from apps.events.models import Event
 from apps.swarms import admission
 from apps.swarms.actions import lifecycle
 from apps.swarms.models import ResourcePool, Swarm, SwarmStatus, Task
+from apps.swarms.resources import Resources
 from apps.tenants.access import principal_of_command
 from apps.tenants.models import Tenant
 from tests.queueing import NOW, queued
@@ -232,7 +233,6 @@ def test_processes_that_admit_at_once_never_give_more_than_there_is(
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 3, "\n".join(errors)
-    pool = ResourcePool.objects.current()
-    assert (pool.agents_used, pool.memory_gb_used, pool.cpu_used, pool.swarms_used) == (0, 0, 0, 0)
+    assert ResourcePool.objects.current().used == Resources()
     assert Event.objects.filter(kind="swarm.started").count() == 60
     assert Event.objects.filter(kind="swarm.started").values("swarm_id").distinct().count() == 60

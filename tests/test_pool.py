@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 
 from apps.swarms.models import ResourcePool, Swarm, SwarmStatus
 from apps.swarms.models.pool import PoolExhausted
+from apps.swarms.resources import Resources
 from apps.tenants.models import Tenant
 
 pytestmark = pytest.mark.django_db
@@ -60,7 +61,7 @@ def test_what_was_taken_comes_back_once_however_often_it_is_given_back(acme: Ten
     assert ResourcePool.objects.give_back([swarm]) == 0
     assert not swarm.holds_resources
     pool = ResourcePool.objects.current()
-    assert (pool.agents_used, pool.memory_gb_used, pool.cpu_used, pool.swarms_used) == (5, 10, Decimal("2.5"), 1)
+    assert pool.used == Resources(5, Decimal(10), Decimal("2.5"), 1)
     assert Swarm.objects.get(pk=other.pk).holds_resources
 
 

@@ -93,7 +93,7 @@ class Queue:
     def estimates(self) -> dict[str, float | None]:
         """Minutes from now."""
         return {
-            self.names[wait.id]: wait.estimated_start and (wait.estimated_start - NOW) / minutes(1)
+            self.names[wait.id]: (wait.estimated_start - NOW) / minutes(1) if wait.estimated_start else None
             for wait in POLICY.plan(self.facts, now=NOW).wait
         }
 
@@ -390,7 +390,8 @@ def test_nothing_starves_though_others_keep_coming(
     what runs to end. So the bound: all that is ahead of it, one after the other, and the longest run on top.
     """
     victim = Waiting(uuid.UUID(int=1), A, priority, NOW, agents(big))
-    waiting, running, clock, number = [victim], [], NOW, 100
+    waiting, clock, number = [victim], NOW, 100
+    running: list[tuple[dt.datetime, Holding]] = []
     ahead = 30 * len(others)  # as many as may be younger and still rank before it
     bound = NOW + minutes((ahead + 2) * 20)
     while clock < bound:

@@ -136,7 +136,7 @@ def _charge_of_no_task(swarm: Swarm) -> None:
 
 
 def _call_not_charged(swarm: Swarm) -> None:
-    task = swarm.tasks.filter(status="succeeded").first()
+    task = swarm.tasks.filter(status="succeeded")[0]
     Attempt.objects.create(
         id=uuid.uuid4(), task=task, number=2, started_at=NOW, finished_at=NOW, outcome="failed", requests=1, cost=5
     )

@@ -184,8 +184,9 @@ class Orchestrator:
             pause = self.tick()
             took = time.monotonic() - began
             # A slow tick is given as long a rest, so that hints cannot keep the database busy all the time.
-            self._stop.wait(max(GAP_S - took, min(took, 1.0)))
-            self._wake.wait(pause)
+            rest = max(GAP_S - took, min(took, 1.0))
+            self._stop.wait(rest)
+            self._wake.wait(max(pause - rest, 0.0))
 
     def tick(self) -> float:
         """Does every duty that is due once; seconds until the next tick is due.
