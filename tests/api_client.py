@@ -58,7 +58,7 @@ class Caller:
     def __call__(self, method: str, path: str, body: Any = None, /, **headers: str) -> Any:
         """The response. ``body`` is sent as JSON; header names are written with underscores."""
         extra = {name.replace("_", "-"): value for name, value in headers.items()}
-        given = {} if body is None else {"data": body, "content_type": "application/json"}
+        given = {} if method == "GET" else {"data": b"" if body is None else body, "content_type": "application/json"}
         url = path if path.startswith(("/api/", "http")) else f"{V1}{path}"
         response = getattr(self.client, method.lower())(url, headers={**self.headers, **extra}, **given)
         verify_promise(response)

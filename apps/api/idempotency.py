@@ -68,10 +68,8 @@ def idempotent(handler: Handler[Params]) -> Handler[Params]:
                 return response
         if kept.request_hash != mine.request_hash:
             raise KeyReused
-        headers = {REPLAYED: "true"}
-        if location := view.location_of(kept.body):
-            headers["Location"] = location
-        return Response(kept.body, kept.status, headers=headers)
+        view.find(view.visible(), pk=kept.body["id"])  # the caller's roles may have changed since
+        return Response(kept.body, kept.status, headers={REPLAYED: "true", "Location": view.location_of(kept.body)})
 
     return run
 

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 from apps.api.filters import BudgetFilter
 from apps.api.idempotency import idempotent
 from apps.api.pagination import Pages
-from apps.api.schema import IDEMPOTENCY_KEY, KEY_REUSED
+from apps.api.schema import CONFLICT, IDEMPOTENCY_KEY, KEY_REUSED, NOT_FOUND
 from apps.api.serializers.budgets import (
     BUDGET_EXAMPLE,
     NEW_BUDGET_EXAMPLE,
@@ -71,7 +71,7 @@ class Budgets(BudgetDoor, ListAPIView):
         summary="Make a budget",
         operation_id="budgets_create",
         request=NewBudgetSerializer,
-        responses={201: BudgetSerializer, **KEY_REUSED},
+        responses={201: BudgetSerializer, **NOT_FOUND, **CONFLICT, **KEY_REUSED},
         parameters=[IDEMPOTENCY_KEY],
         examples=[NEW_BUDGET_EXAMPLE, BUDGET_EXAMPLE],
     )

@@ -19,7 +19,7 @@ from rest_framework.utils.urls import replace_query_param
 from apps.api.filters import SwarmFilter, TaskFilter
 from apps.api.idempotency import idempotent
 from apps.api.pagination import Pages
-from apps.api.schema import CONFLICT, IDEMPOTENCY_KEY, KEY_REUSED
+from apps.api.schema import CONFLICT, IDEMPOTENCY_KEY, INVALID, KEY_REUSED, NOT_FOUND
 from apps.api.serializers.base import NoBody, StrictSerializer
 from apps.api.serializers.swarms import (
     SUBMISSION_EXAMPLES,
@@ -80,7 +80,7 @@ class Swarms(SwarmDoor, ListAPIView):
         summary="Submit a swarm",
         operation_id="swarms_create",
         request=SubmissionSerializer,
-        responses={201: SwarmSerializer, **CONFLICT, **KEY_REUSED},
+        responses={201: SwarmSerializer, **NOT_FOUND, **CONFLICT, **KEY_REUSED},
         parameters=[IDEMPOTENCY_KEY],
         examples=[*SUBMISSION_EXAMPLES, SWARM_EXAMPLE],
     )
@@ -203,7 +203,7 @@ class SwarmTasks(SwarmDoor, ListAPIView):
 class SwarmEvents(SwarmDoor):
     @extend_schema(
         summary="Events of a swarm",
-        responses=EventPageSerializer,
+        responses={200: EventPageSerializer, **INVALID},
         tags=["swarms"],
         operation_id="swarms_events",
         parameters=[
