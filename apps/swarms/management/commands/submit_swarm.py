@@ -201,10 +201,10 @@ class _Bar:
 
     def __init__(self, stream: IO[str]) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("tasks  {task.fields[more]}"),
+            TextColumn("tasks  {task.fields[more]}", markup=False),
             TimeElapsedColumn(),
             console=Console(file=stream),
             transient=True,
