@@ -66,6 +66,7 @@ def test_what_a_person_may_do_in_acme(
 
 
 def _token(user: User, tenant: Tenant, role: str) -> ApiToken:
+    row: ApiToken
     row, _ = ApiToken.objects.create(user=user, tenant=tenant, role=role, expiry=dt.timedelta(days=1))
     return row
 

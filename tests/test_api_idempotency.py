@@ -17,6 +17,7 @@ from apps.api import idempotency
 from apps.api.models import IdempotencyKey
 from apps.api.views import swarms as views
 from apps.costs.models import Budget
+from apps.swarms.actions.submit import submit
 from apps.swarms.models import Swarm
 from apps.tenants.models import Tenant, User
 from tests.api_client import Caller, is_refusal
@@ -157,7 +158,7 @@ def test_a_process_that_died_at_work_leaves_the_key_free(
 ) -> None:
     simulated()
     call = Caller(developer)
-    real = views.submit
+    real = submit
 
     def submit_and_die(*args: Any, **kwargs: Any) -> Any:
         real(*args, **kwargs)

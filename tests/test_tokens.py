@@ -13,8 +13,8 @@ from django.test import Client
 from django.utils import timezone
 
 from apps.audit.models import AuditEntry
+from apps.audit import trail
 from apps.audit.trail import Actor
-from apps.tenants import actions
 from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
 from apps.tenants.models import ApiToken, Membership, Tenant, User
 from apps.tenants.roles import Role
@@ -96,7 +96,7 @@ def test_no_token_stays_when_its_audit_row_cannot_be_written(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the trail is broken")
 
-    monkeypatch.setattr(actions.trail, "record", broken)
+    monkeypatch.setattr(trail, "record", broken)
     with pytest.raises(RuntimeError):
         create_token(owner, acme, life=DAY, by=TESTER)
     assert not ApiToken.objects.exists()

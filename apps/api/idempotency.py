@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, cast
 
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
@@ -24,7 +24,7 @@ REPLAYED = "Idempotency-Replayed"
 LONGEST_WAIT_MS = 10_000
 
 Params = ParamSpec("Params")
-Handler = Callable[Concatenate[Any, Request, Params], Response]
+Handler = Callable[Concatenate[Any, Request, Params], Response]  # a method of a view
 
 
 class KeyReused(APIException):
@@ -68,10 +68,11 @@ def idempotent(handler: Handler[Params]) -> Handler[Params]:
                 return response
         if kept.request_hash != mine.request_hash:
             raise KeyReused
+        assert isinstance(kept.body, dict)
         view.find(view.visible(), pk=kept.body["id"])  # the caller's roles may have changed since
         return Response(kept.body, kept.status, headers={REPLAYED: "true", "Location": view.location_of(kept.body)})
 
-    return run
+    return cast("Handler[Params]", run)
 
 
 def _hash(data: Any) -> str:

@@ -57,7 +57,7 @@ class Pages(BasePagination):
     cursor names, however many rows were added or have equal values in the first column.
     """
 
-    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Any]:
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
         """One page of rows. Raises ValidationError for a cursor that was not made here."""
         self._url = request.build_absolute_uri()
         self._fields, self._descending = _parse(view.ordering)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from drf_spectacular import openapi as spectacular
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -37,7 +37,7 @@ class ErrorsSerializer(serializers.Serializer):
     """Why a request was refused: everything that is wrong, at once."""
 
     type = serializers.ChoiceField(["validation_error", "client_error", "server_error"])
-    errors = ProblemSerializer(many=True)
+    errors = ProblemSerializer(many=True)  # type: ignore[assignment]
 
 
 def _problem(status: int, description: str, code: str, detail: str, attr: str | None = None) -> dict[int, Any]:
@@ -82,7 +82,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 class AutoSchema(spectacular.AutoSchema):
     """Adds to every operation the errors that it can answer with, all in the one shape they have."""
 
-    def _get_response_bodies(self, direction: str = "response") -> Any:
+    def _get_response_bodies(self, direction: Literal["request", "response"] = "response") -> Any:
         bodies = super()._get_response_bodies(direction)
         if direction != "response":
             return bodies

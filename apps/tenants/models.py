@@ -25,13 +25,13 @@ def validate_time_zone(name: str) -> None:
         raise ValidationError(f"{name!r} is not an IANA time zone, such as Europe/Berlin.")
 
 
-class User(AbstractUser):
+class User(AbstractUser):  # type: ignore[django-manager-missing]
     """A person who logs in. A superuser is a platform admin: every tenant, every permission."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
 
 
-class Tenant(models.Model):
+class Tenant(models.Model):  # type: ignore[django-manager-missing]
     """A customer or department: owns swarms, budgets and costs, and is seen by nobody else."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

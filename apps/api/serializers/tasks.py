@@ -76,7 +76,9 @@ class AttemptSerializer(serializers.Serializer):
     seconds = serializers.FloatField()
     failure_code = serializers.ChoiceField(FailureCode.choices, allow_blank=True)
     error = serializers.CharField(allow_blank=True)
-    context = serializers.DictField(help_text="What it ran with: model, region, prompt, limits.")
+    context = serializers.DictField(  # type: ignore[assignment]
+        help_text="What it ran with: model, region, prompt, limits."
+    )
     requests = serializers.IntegerField(help_text="Calls to the model.")
     input_tokens = serializers.IntegerField()
     output_tokens = serializers.IntegerField()
@@ -91,7 +93,7 @@ class EventSerializer(serializers.Serializer):
     at = serializers.DateTimeField()
     kind = serializers.CharField(help_text='Noun, dot, verb: "task.succeeded".')
     task = serializers.UUIDField(source="task_id", allow_null=True)
-    data = serializers.DictField()
+    data = serializers.DictField()  # type: ignore[assignment]
 
 
 class EventPageSerializer(serializers.Serializer):

@@ -38,6 +38,7 @@ from apps.swarms.actions.submit import submit
 from apps.swarms.models import Swarm, Task
 from apps.swarms.status import as_json, summaries, swarm_status
 from apps.swarms.waiting import waiting_reasons
+from apps.tenants.models import User
 
 EVENTS_PER_PAGE = 200
 
@@ -93,6 +94,7 @@ class Swarms(SwarmDoor, ListAPIView):
         """
         body = SubmissionSerializer(data=request.data, context={"principal": self.principal})
         body.is_valid(raise_exception=True)
+        assert isinstance(request.user, User)
         swarm = submit(
             body.validated_data["spec"], tenant=body.validated_data["tenant"], by=self.principal, user=request.user
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from knox.settings import knox_settings
 
 from apps.tenants.access import principal_of_command
 from apps.tenants.actions import LONGEST_TOKEN_LIFE, CannotCreateToken, create_token
 from apps.tenants.models import Tenant, User
 from apps.tenants.roles import Role
+from portal import commands
 
 MOST_NAMES = 20
 
@@ -24,7 +25,8 @@ def _names(names: list[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + rest
 
 
-class Command(BaseCommand):
+class Command(commands.Command):
+    refusals = (CannotCreateToken,)
     help = (
         "Makes a token for the REST API that acts for a user in one tenant, and prints it once, alone on the last "
         "line. Use it as: Authorization: Bearer TOKEN"
@@ -50,25 +52,22 @@ class Command(BaseCommand):
         user = User.objects.filter(username=options["user"]).first()
         if user is None:
             names = list(User.objects.order_by("username").values_list("username", flat=True))
-            raise CommandError(f"No user {options['user']!r}. Users: {_names(names)}.", returncode=2)
+            raise CommandError(f"No user {options['user']!r}. Users: {_names(names)}.")
         tenant = Tenant.objects.filter(slug=options["tenant"]).first()
         if tenant is None:
             slugs = list(Tenant.objects.order_by("slug").values_list("slug", flat=True))
-            raise CommandError(f"No tenant {options['tenant']!r}. Tenants: {_names(slugs)}.", returncode=2)
+            raise CommandError(f"No tenant {options['tenant']!r}. Tenants: {_names(slugs)}.")
         if options["role"] and options["role"] not in Role.values:
-            raise CommandError(f"No role {options['role']!r}. Roles: {', '.join(Role.values)}.", returncode=2)
+            raise CommandError(f"No role {options['role']!r}. Roles: {', '.join(Role.values)}.")
         if not 1 <= options["expires"] <= LONGEST_TOKEN_LIFE.days:
-            raise CommandError(f"--expires is a number of days from 1 to {LONGEST_TOKEN_LIFE.days}.", returncode=2)
-        try:
-            token, text = create_token(
-                user,
-                tenant,
-                role=options["role"],
-                life=dt.timedelta(days=options["expires"]),
-                by=principal_of_command("create_api_token"),
-            )
-        except CannotCreateToken as refusal:
-            raise CommandError(str(refusal), returncode=2) from None
+            raise CommandError(f"--expires is a number of days from 1 to {LONGEST_TOKEN_LIFE.days}.")
+        token, text = create_token(
+            user,
+            tenant,
+            role=options["role"],
+            life=dt.timedelta(days=options["expires"]),
+            by=principal_of_command("create_api_token"),
+        )
         role = f"as {token.role}" if token.role else "with every role held there"
         self.stdout.write(
             f"Token for {user.username} in {tenant.slug}, {role}, until {token.expiry:%Y-%m-%d %H:%M} UTC."
