@@ -8,8 +8,7 @@ template prints, and how often its loops turn, is bounded. Results are data: the
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,20 +19,14 @@ from jinja2.exceptions import SecurityError, UndefinedError
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import SandboxedEnvironment
 
-MAX_OUTPUT = 500_000
-"""Most characters that a template, or one filter in it, may make."""
+from apps.swarms.prompt_values import FILTERS, MAX_OUTPUT, PromptError, Texts, as_text
+
+__all__ = ["FILTERS", "PromptError", "Rehearsal", "Texts", "Uses", "check", "render", "uses"]
+
 MAX_WORK = 1_000_000
 """Most parts of a template that one rendering may evaluate: its own, and those in its loops at every turn."""
 MAX_NODES = 5_000
 """Most parts (expressions, texts, branches) of a template."""
-
-
-class PromptError(Exception):
-    """A template that cannot be used, or cannot be rendered with what it was given; the text is for a person."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__(" ".join(problems))
-        self.problems = list(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +35,6 @@ class Uses:
 
     item: bool
     results: frozenset[str]
-
-
-class Texts(list[Any]):
-    """The results of a fan-out: printed as numbered lines, indexed and looped over like the list it is."""
-
-    def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return Texts(found) if isinstance(index, slice) else found
-
-    def __str__(self) -> str:
-        lines = []
-        for number, text in enumerate(self, start=1):
-            head = f"{number}. "
-            lines.append(head + _text(text).replace("\n", "\n" + " " * len(head)))
-        return "\n".join(lines)
 
 
 def uses(template: str) -> Uses:
@@ -126,22 +104,6 @@ def _wrapped(value: Any) -> Any:
     return Texts(value) if isinstance(value, list) and not isinstance(value, Texts) else value
 
 
-def _text(value: Any) -> str:
-    """A value as it reads in a prompt: text as it is, nothing for null, everything else as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Undefined):
-        return str(value)  # raises, for it is a strict one
-    if isinstance(value, Texts):
-        return str(value)
-    if value is None:
-        return ""
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        raise PromptError("Only texts, numbers, lists and mappings can be printed in a prompt.") from None
-
-
 _WORK = " work"  # no identifier, so that no template can read or hide it
 
 
@@ -172,79 +134,6 @@ def _counted(context: Context, values: Any, parts: int) -> list[Any]:
     return list(values)
 
 
-# -- filters ---------------------------------------------------------------------------------------------------------
-
-
-def _join(values: Any, separator: str = "", attribute: str | None = None) -> str:
-    entries = values if isinstance(values, list | tuple) else [values]
-    texts = []
-    size = 0
-    for entry in entries:
-        text = _text(entry.get(attribute, "") if attribute and isinstance(entry, Mapping) else entry)
-        size += len(text) + len(separator)
-        if size > MAX_OUTPUT:
-            raise PromptError(f"The prompt grows beyond {MAX_OUTPUT:,} characters.")
-        texts.append(text)
-    return separator.join(texts)
-
-
-def _tojson(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _truncate(value: Any, length: int = 255, end: str = "…") -> str:
-    text = _text(value)
-    return text if len(text) <= length else text[: max(length - len(end), 0)] + end
-
-
-def _round(value: Any, digits: int = 0) -> Any:
-    if not 0 <= digits <= 9:
-        raise PromptError("A number can be rounded to 0 to 9 decimals.")
-    return round(value, digits) if digits else round(value)
-
-
-def _default(value: Any, otherwise: Any = "", also_when_empty: bool = False) -> Any:
-    return otherwise if isinstance(value, Undefined) or (also_when_empty and not value) else value
-
-
-def _strict(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter whose input must exist and whose output is bounded."""
-
-    def bounded(value: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(value, Undefined):
-            str(value)  # raises, for it is a strict one
-        made = function(value, *args, **kwargs)
-        if isinstance(made, str) and len(made) > MAX_OUTPUT:
-            raise PromptError(f"The prompt grows beyond {MAX_OUTPUT:,} characters.")
-        return made
-
-    return bounded
-
-
-def _of_text(function: Callable[[str], Any]) -> Callable[..., Any]:
-    return _strict(lambda value: function(_text(value)))
-
-
-FILTERS: dict[str, Callable[..., Any]] = {
-    "capitalize": _of_text(str.capitalize),
-    "default": _default,
-    "first": _strict(lambda values: values[0] if values else ""),
-    "int": _strict(lambda value: int(value)),
-    "join": _strict(_join),
-    "last": _strict(lambda values: values[-1] if values else ""),
-    "length": _strict(len),
-    "lower": _of_text(str.lower),
-    "reverse": _strict(lambda values: values[::-1]),
-    "round": _strict(_round),
-    "sort": _strict(sorted),
-    "title": _of_text(str.title),
-    "tojson": _strict(_tojson),
-    "trim": _of_text(str.strip),
-    "truncate": _strict(_truncate),
-    "unique": _strict(lambda values: Texts({_tojson(value): value for value in values}.values())),
-    "upper": _of_text(str.upper),
-    "wordcount": _of_text(lambda text: len(text.split())),
-}
 TESTS = {"defined", "undefined", "none", "string", "number", "mapping", "odd", "even", "in", "true", "false"}
 
 # -- compiling -------------------------------------------------------------------------------------------------------
@@ -317,7 +206,7 @@ class _Sandbox(SandboxedEnvironment):
         return self.undefined(f"The prompt reads {argument!r} of {kind}.")
 
 
-_environment = _Sandbox(undefined=StrictUndefined, finalize=_text, autoescape=False, keep_trailing_newline=True)
+_environment = _Sandbox(undefined=StrictUndefined, finalize=as_text, autoescape=False, keep_trailing_newline=True)
 _environment.filters = {**FILTERS, "_counted": _counted}
 _environment.tests = {name: test for name, test in _environment.tests.items() if name in TESTS}
 _environment.globals = {}
