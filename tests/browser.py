@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
+from django.db import connection
 
+from apps.swarms.models import ResourcePool
 from apps.tenants.models import User
+from tests.databases import fresh_database
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -81,16 +84,49 @@ class Daphne:
                 self._process.stderr.close()
             self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+
+@pytest.fixture(scope="module")
+def web_of_module(django_db_setup: None, django_db_blocker: Any) -> Iterator[Daphne]:
+    """One web server, and the database it uses, for all the tests of a module: it takes seconds to start."""
+    with django_db_blocker.unblock(), fresh_database() as url:
+        server = Daphne(url)
+        try:
+            yield server
+        finally:
+            server.kill()
+
 
 @pytest.fixture
-def web(own_database: str) -> Iterator[Daphne]:
-    """A running web server on the test's own database."""
-    server = Daphne(own_database)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
+def db(web_of_module: Daphne, django_db_blocker: Any) -> Iterator[None]:
+    """The web server's database, without the rows of earlier tests (the event log goes on, as it does in real life)."""
+    with django_db_blocker.unblock():
+        with connection.cursor() as cursor:
+            cursor.execute(f"TRUNCATE {', '.join(_EMPTIED)} CASCADE")
+        ResourcePool.objects.update(agents_used=0, memory_gb_used=0, cpu_used=0, swarms_used=0)
+        yield
+        connection.close()
+
+
+_EMPTIED = (
+    "tenants_tenant",
+    "tenants_user",
+    "django_session",
+    "execution_tick",
+    "execution_runner",
+    "providers_provider",
+)
+
+
+@pytest.fixture
+def web(db: None, web_of_module: Daphne) -> Daphne:
+    """A running web server."""
+    if not web_of_module.is_running:
+        web_of_module.start()
+    return web_of_module
 
 
 @pytest.fixture(scope="module")

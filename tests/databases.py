@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -54,7 +55,6 @@ def own_database(
     request: pytest.FixtureRequest,
     django_db_setup: None,
     django_db_blocker: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[str]:
     """A fresh, migrated database for this test alone, with commits that stay; its URL, for child processes.
 
@@ -64,13 +64,20 @@ def own_database(
     """
     if request.node.get_closest_marker("django_db"):
         pytest.fail("own_database and the django_db marker exclude each other: drop the marker.")
+    with django_db_blocker.unblock(), fresh_database() as url:  # type: ignore[attr-defined]
+        yield url
+
+
+@contextmanager
+def fresh_database() -> Iterator[str]:
+    """Makes a migrated database, points Django and the environment at it, and drops it at the end; its URL."""
     usual = connection.settings_dict["NAME"]
     name = f"{usual}_own{next(_numbers)}"
     url = urlsplit(settings.DATABASE_URL)._replace(path=f"/{name}").geturl()
-    with django_db_blocker.unblock():  # type: ignore[attr-defined]
-        connection.close()
-        _admin(f'CREATE DATABASE "{name}" TEMPLATE "{usual}_pristine"')
-        connection.settings_dict["NAME"] = connections.settings["default"]["NAME"] = name
+    connection.close()
+    _admin(f'CREATE DATABASE "{name}" TEMPLATE "{usual}_pristine"')
+    connection.settings_dict["NAME"] = connections.settings["default"]["NAME"] = name
+    with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("DATABASE_URL", url)
         try:
             yield url

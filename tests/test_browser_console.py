@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from apps.events.models import Event
 from apps.swarms.models import Swarm, SwarmStatus
 from apps.tenants.models import Tenant, User
 from tests import desk
-from tests.browser import Daphne, OpenTab, Tab, chromium, tab, web
+from tests.browser import Daphne, OpenTab, Tab, chromium, db, tab, web, web_of_module
 from tests.running import wait_until
 
-__all__ = ["chromium", "tab", "web"]
+if TYPE_CHECKING:
+    from playwright.sync_api import WebSocketRoute
+
+__all__ = ["chromium", "db", "tab", "web", "web_of_module"]
 pytestmark = pytest.mark.browser
 
 WIDTHS = [1280, 390, 360]
@@ -90,15 +95,25 @@ def test_a_socket_that_was_killed_and_came_back_has_missed_nothing(
     assert window.page.evaluate("window.here"), "the page was loaded anew"
 
 
-def test_a_browser_that_was_offline_catches_up(tab: OpenTab, operator: User, swarm: Swarm) -> None:
+def test_a_network_that_failed_for_a_while_has_hidden_nothing(tab: OpenTab, operator: User, swarm: Swarm) -> None:
     window = tab(operator)
+    open_sockets, is_down = [], False
+
+    def route(socket: WebSocketRoute) -> None:
+        if is_down:
+            socket.close(code=1011)
+        else:
+            socket.connect_to_server()
+            open_sockets.append(socket)
+
+    window.page.route_web_socket("**/ws/console/**", route)
     window.open(f"/swarms/{swarm.pk}/")
-    # Chromium leaves open sockets alone when it goes offline, so the socket is closed as a broken network would.
-    window.page.route_web_socket("**/ws/console/**", lambda socket: socket.close())
-    window.page.context.set_offline(True)
+    is_down = True
+    open_sockets.pop().close(code=1011)
+    window.page.wait_for_selector('#live[data-state="reconnecting"]', state="attached")
     desk.work(4)
-    window.page.context.set_offline(False)
-    window.page.reload()
+    is_down = False
+    window.page.wait_for_selector('#live[data-state="live"]', state="attached")
     wait_until(lambda: events_shown(window) == events_of(swarm), what="the list")
 
 
@@ -233,9 +248,8 @@ def test_a_spec_with_errors_keeps_what_was_typed_and_leads_to_the_line(
     window.page.click("button:has-text('Submit')")
     window.page.wait_for_selector("text=1 thing to mend")
     window.page.click("[data-go-to-line]")
-    assert "agent: wirter" in window.page.evaluate("document.getSelection().toString()") or "wirter" in (
-        window.page.evaluate("(e => e.value.slice(e.selectionStart, e.selectionEnd))(document.getElementById('spec'))")
-    )
+    selected = "(e => e.value.slice(e.selectionStart, e.selectionEnd))(document.getElementById('spec'))"
+    assert "wirter" in window.page.evaluate(selected)
     window.page.fill("#spec", spec)
     window.page.click("button:has-text('Submit')")
     window.page.wait_for_selector("text=market-brief is submitted")
