@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
+from django.contrib.auth.hashers import make_password
 
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
@@ -22,8 +25,14 @@ def rival(db: None) -> Tenant:
     return Tenant.objects.create(slug="rival", name="Rival", time_zone="Asia/Tokyo")
 
 
+@functools.cache
+def _hashed(password: str) -> str:
+    """A slow hash, computed once: the cast is made anew for nearly every test."""
+    return make_password(password)
+
+
 def _user(name: str, tenant: Tenant, role: Role) -> User:
-    user = User.objects.create_user(name, f"{name}@example.test", "correct horse battery")
+    user = User.objects.create(username=name, email=f"{name}@example.test", password=_hashed("correct horse battery"))
     Membership.objects.create(user=user, tenant=tenant, role=role)
     return user
 
@@ -61,4 +70,10 @@ def outsider(rival: Tenant) -> User:
 
 @pytest.fixture
 def platform_admin(db: None) -> User:
-    return User.objects.create_superuser("root", "root@example.test", "correct horse battery")
+    return User.objects.create(
+        username="root",
+        email="root@example.test",
+        password=_hashed("correct horse battery"),
+        is_staff=True,
+        is_superuser=True,
+    )
