@@ -29,6 +29,11 @@ from portal.admin_columns import NOTHING, short
 from portal.admin_fields import UsdField
 from portal.money import NanoDollarField
 
+FORM_FIELDS: dict[Any, Any] = {
+    NanoDollarField: {"form_class": UsdField},
+    models.URLField: {"assume_scheme": "https"},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Card:
@@ -75,7 +80,7 @@ class ModelAdmin(UnfoldModelAdmin):
     warn_unsaved_form = True
     list_before_template = "admin/about.html"
     change_form_before_template = "admin/about.html"
-    formfield_overrides: ClassVar[dict[Any, Any]] = {NanoDollarField: {"form_class": UsdField}}
+    formfield_overrides: ClassVar[dict[Any, Any]] = FORM_FIELDS
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ChangeList

@@ -21,7 +21,7 @@ from apps.audit import trail
 from apps.tenants.access import Principal, principal_of_request
 from apps.tenants.models import Tenant
 from apps.tenants.roles import Permission
-from portal.admin import ModelAdmin
+from portal.admin import FORM_FIELDS, ModelAdmin
 from portal.admin_columns import value_at
 from portal.money import NanoDollarField, usd_text
 
@@ -179,6 +179,7 @@ class TenantInline(TenantScoped, TabularInline):
     """Base of rows of a tenant that are edited on another row's page; that row's tenant decides."""
 
     extra = 0
+    formfield_overrides: ClassVar[dict[Any, Any]] = FORM_FIELDS
 
     def tenant_id_of(self, row: Any) -> uuid.UUID | None:
         """The tenant of the page's row: a tenant's own id, or what its ``tenant_id`` says."""
@@ -190,6 +191,7 @@ class PlatformInline(PlatformScoped, TabularInline):
     """Base of rows of the platform that are edited on another row's page."""
 
     extra = 0
+    formfield_overrides: ClassVar[dict[Any, Any]] = FORM_FIELDS
 
 
 class TenantFilter(DropdownFilter):

@@ -1,0 +1,147 @@
+"""Rows of every model for a tenant, as the pages of the administration would find them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any
+
+from django.db import connection, models
+from django.utils import timezone
+from django_q.models import OrmQ, Schedule
+from django_q.models import Task as Job
+from django_q.signing import SignedPackage
+
+from apps.api.models import IdempotencyKey
+from apps.audit.models import AuditEntry
+from apps.costs.models import Budget, BudgetPeriod, LedgerEntry, Price, Reservation
+from apps.events.models import Consumer, Event
+from apps.execution.models import Attempt, Runner, Tick
+from apps.observability.models import WatchdogRun
+from apps.privacy.models import DataSubject
+from apps.providers.models import Provider, Region
+from apps.swarms.models import Agent, Step, Swarm, Task
+from apps.tenants.models import ApiToken, Membership, Tenant, User
+from apps.tenants.roles import Role
+from portal.money import NANO
+
+DOLLAR = NANO
+
+
+def make_swarm(tenant: Tenant, name: str, **fields: Any) -> Swarm:
+    """A swarm with one agent, one step and one failed task that was tried once."""
+    swarm = Swarm.objects.create(
+        tenant=tenant,
+        name=name,
+        spec={"swarm": name, "tasks": []},
+        **{"tasks_total": 1, "tasks_failed": 1, "status": "failed", **fields},
+    )
+    agent = Agent.objects.create(swarm=swarm, name="writer", model="simulated:small", instructions="Write.")
+    step = Step.objects.create(swarm=swarm, agent=agent, name=f"{name}-step", position=0, prompt="Say {{ item }}")
+    Task.objects.create(
+        swarm=swarm, step=step, agent=agent, status="failed", failure_code="agent_error", error=f"{name} broke"
+    )
+    return swarm
+
+
+def make_rows(tenant: Tenant, count: int) -> None:
+    """``count`` rows of every model that has rows per tenant, all with the tenant's slug in what a page shows."""
+    slug, now = tenant.slug, timezone.now()
+    for n in range(count):
+        name = f"{slug}-{n}-{uuid.uuid4().hex[:6]}"
+        user = User.objects.create(username=f"{name}-user", email=f"{name}@example.test")
+        Membership.objects.create(user=user, tenant=tenant, role=Role.VIEWER)
+        ApiToken.objects.create(user=user, tenant=tenant)
+        subject = DataSubject.objects.create(tenant_id=tenant.pk, reference=f"{name}-person")
+        swarm = make_swarm(tenant, f"{name}-swarm", subject_id=subject.pk, submitted_by=user)
+        task = swarm.tasks.get()
+        attempt = Attempt.objects.create(
+            id=uuid.uuid4(), task=task, number=1, started_at=now, outcome="failed", error=f"{name} broke", cost=5
+        )
+        budget = Budget.objects.create(tenant=tenant, name=f"{name}-budget", limit=10 * DOLLAR)
+        period = BudgetPeriod.objects.create(
+            budget=budget,
+            key=f"{now:%Y-%m}",
+            starts_at=now - dt.timedelta(days=1),
+            ends_at=now + dt.timedelta(days=1),
+            limit=10 * DOLLAR,
+            ceiling=10 * DOLLAR,
+            spent=9 * DOLLAR,
+        )
+        call = {
+            "tenant_id": tenant.pk,
+            "subject_id": subject.pk,
+            "swarm_id": swarm.pk,
+            "task_id": task.pk,
+            "attempt_id": attempt.pk,
+            "agent": f"{name}-agent",
+            "model": "simulated:small",
+            "amount": 1_000,
+            "period_ids": [period.pk],
+        }
+        Reservation.objects.create(**call, expires_at=now + dt.timedelta(seconds=30))
+        LedgerEntry.objects.create(**call, kind="llm", note=f"{name}-note")
+        Price.objects.create(
+            tenant=tenant, provider="simulated", model=f"{name}-model", input_per_mtok=DOLLAR, output_per_mtok=DOLLAR
+        )
+        Event.objects.create(
+            kind="task.failed", tenant_id=tenant.pk, swarm_id=swarm.pk, task_id=task.pk, data={"name": name}
+        )
+        AuditEntry.objects.create(
+            actor_kind="user",
+            actor=str(user.pk),
+            action="swarm:update",
+            resource_kind="swarm",
+            resource_id=str(swarm.pk),
+            tenant_id=tenant.pk,
+            reason=f"{name}-reason",
+        )
+
+
+def make_platform_rows(count: int) -> None:
+    """``count`` rows of every model whose rows belong to the platform."""
+    now = timezone.now()
+    for _ in range(count):
+        name = uuid.uuid4().hex
+        provider = Provider.objects.create(name=f"provider-{name}")
+        Region.objects.create(provider=provider, name="east", base_url="http://127.0.0.1:9999/v1")
+        Runner.objects.create(node=f"node-{name}", pid=1, concurrency=200, in_flight=3)
+        Tick.objects.create(leader=f"leader-{name}", did={"admitted": 2})
+        WatchdogRun.objects.create(ok=False, findings={"leases": {"about": "Every lease runs.", "faults": ["one"]}})
+        Consumer.objects.create(name=f"consumer-{name}")
+        Schedule.objects.create(name=f"job-{name}", func="apps.execution.tasks.run_agents")
+        OrmQ.objects.create(
+            key="ops",
+            payload=SignedPackage.dumps(
+                {"id": name, "name": f"queued-{name}", "func": "a.b", "args": (), "kwargs": {}}
+            ),
+            lock=now,
+        )
+        for success in (True, False):
+            Job.objects.create(
+                id=uuid.uuid4().hex,
+                name=f"finished-{name}",
+                func="a.b",
+                started=now,
+                stopped=now,
+                success=success,
+                result="a traceback" if not success else None,
+                args=(),
+                kwargs={},
+            )
+        IdempotencyKey.objects.create(who="user x", endpoint="POST /swarms/", key=name, request_hash="0" * 64)
+    analyse()
+
+
+def analyse() -> None:
+    """Statistics as autovacuum keeps them, so that plans are those of a live database."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+
+
+def some_row(model: type[models.Model]) -> models.Model | None:
+    """Any row of a model that its page can show."""
+    rows = model._default_manager.all()
+    if model._meta.label in ("django_q.Success", "django_q.Failure"):
+        rows = rows.filter(success=model._meta.label.endswith("Success"))
+    return rows.order_by("-pk").first()

@@ -1,0 +1,324 @@
+"""Every page of the administration, through its URL: it opens, in a fixed number of queries, for whom it should."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.db import connection, models
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from apps.costs.models import Budget, BudgetPeriod, LedgerEntry, Price
+from apps.swarms.models import Swarm
+from apps.tenants.admin_scoping import PlatformScoped, TenantScoped
+from apps.tenants.models import Membership, Tenant, User
+from apps.tenants.roles import Role
+from portal.admin import ModelAdmin, ReadOnly
+from portal.money import NanoDollarField
+from tests.admin_rows import analyse, make_platform_rows, make_rows, some_row
+
+pytestmark = pytest.mark.django_db
+
+REGISTERED = sorted(admin.site._registry, key=lambda model: model._meta.label)
+SHOWN_ON_ANOTHER_PAGE = {"providers.Region"}
+MOST_QUERIES = 16
+
+
+def url(model: type[models.Model], page: str, *args: Any) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}", args=[quote(a) for a in args])
+
+
+def client_of(user: User) -> Client:
+    user.is_staff = True
+    user.save()
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def root(platform_admin: User) -> Client:
+    return client_of(platform_admin)
+
+
+@pytest.fixture
+def rows(acme: Tenant, rival: Tenant) -> None:
+    make_rows(acme, 2)
+    make_rows(rival, 2)
+    make_platform_rows(2)
+
+
+def own_models() -> Iterator[type[models.Model]]:
+    for model in apps.get_models():
+        if model.__module__.startswith("apps."):
+            yield model
+
+
+# -- nothing is forgotten ----------------------------------------------------------------------------------------------
+
+
+def test_every_model_has_an_admin() -> None:
+    missing = {model._meta.label for model in own_models()} - {model._meta.label for model in REGISTERED}
+    assert missing <= SHOWN_ON_ANOTHER_PAGE, f"register an admin for: {sorted(missing - SHOWN_ON_ANOTHER_PAGE)}"
+
+
+def test_every_admin_says_whose_rows_it_shows() -> None:
+    unscoped = [
+        model._meta.label
+        for model, model_admin in admin.site._registry.items()
+        if not isinstance(model_admin, TenantScoped | PlatformScoped) or not isinstance(model_admin, ModelAdmin)
+    ]
+    assert not unscoped, f"build these on TenantModelAdmin or PlatformModelAdmin: {unscoped}"
+
+
+def test_every_inline_says_whose_rows_it_shows() -> None:
+    inlines = [inline for model_admin in admin.site._registry.values() for inline in model_admin.inlines]
+    assert inlines
+    assert all(issubclass(inline, TenantScoped | PlatformScoped) for inline in inlines)
+
+
+def test_every_model_is_in_the_sidebar() -> None:
+    in_menu = {target for _, items in settings.ADMIN_MENU for _, _, target in items if "." in target}
+    assert {model._meta.label for model in REGISTERED} <= in_menu
+
+
+def test_every_admin_says_what_it_is() -> None:
+    assert not [model._meta.label for model in REGISTERED if not admin.site._registry[model].about]
+
+
+@pytest.mark.parametrize("model", REGISTERED, ids=lambda model: model._meta.label)
+def test_no_page_shows_nano_dollars(model: type[models.Model], rf: Any, platform_admin: User) -> None:
+    model_admin = admin.site._registry[model]
+    request = rf.get("/admin/")
+    request.user = platform_admin
+    raw = {field.name for field in model._meta.fields if isinstance(field, NanoDollarField)}
+    assert not raw & set(model_admin.get_list_display(request))
+    if isinstance(model_admin, ReadOnly):
+        shown = {str(name) for _, options in model_admin.get_fieldsets(request, model()) for name in options["fields"]}
+        assert not raw & shown
+    else:
+        assert raw <= set(model_admin.shown_as)
+
+
+# -- every page opens --------------------------------------------------------------------------------------------------
+
+
+def test_platform_admins_open_every_page(rows: None, root: Client) -> None:
+    for model in REGISTERED:
+        model_admin = admin.site._registry[model]
+        listed = root.get(url(model, "changelist"))
+        assert listed.status_code == 200, model
+        row = some_row(model)
+        assert row is not None
+        changed = root.get(url(model, "change", row.pk))
+        assert changed.status_code == 200, model
+        for page in (listed, changed):
+            assert model_admin.about in html.unescape(page.content.decode()), model
+        may_add = model_admin.has_add_permission(listed.wsgi_request)
+        assert root.get(url(model, "add")).status_code == (200 if may_add else 403), model
+        may_delete = model_admin.has_delete_permission(listed.wsgi_request, row)
+        assert root.get(url(model, "delete", row.pk)).status_code == (200 if may_delete else 403), model
+
+
+def test_lists_and_pages_take_the_same_queries_for_20_rows_and_for_60(acme: Tenant, root: Client) -> None:
+    counts: dict[str, list[int]] = {}
+    for more in (20, 40):
+        make_rows(acme, more)
+        make_platform_rows(more)
+        for model in REGISTERED:
+            row = some_row(model)
+            assert row is not None
+            addresses = {"changelist": url(model, "changelist"), "change": url(model, "change", row.pk)}
+            for page, address in addresses.items():
+                with CaptureQueriesContext(connection) as queries:
+                    assert root.get(address).status_code == 200
+                counts.setdefault(f"{model._meta.label} {page}", []).append(len(queries))
+                if model._meta.label == "privacy.DataSubject" and page == "change":
+                    continue
+                table = model._meta.db_table
+                counted = [q["sql"] for q in queries if "COUNT(" in q["sql"].upper() and f'FROM "{table}"' in q["sql"]]
+                assert not (admin.site._registry[model].huge and counted), counted
+    grown = {page: count for page, count in counts.items() if count[0] != count[1]}
+    assert not grown
+    assert not {page: count for page, count in counts.items() if max(count) > MOST_QUERIES}
+
+
+ODD = [
+    "q=x&o=99.-1.x&_facets=1&tenant=x&all=1", "q=%00&p=x", "q=11111111-1111-7111-8111-111111111111&p=999",
+    "at_from=2026-99-99&created_at_from=x&at_to=2026-12-31", "nonsense=1", "swarm__id__exact=x&swarm_id=x",
+    "tenant__memberships__user__password__startswith=p",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", ODD)
+def test_odd_addresses_are_answered(query: str, acme: Tenant, root: Client) -> None:
+    make_rows(acme, 1)
+    make_platform_rows(1)
+    for model in REGISTERED:
+        response = root.get(f"{url(model, 'changelist')}?{query}")
+        assert response.status_code in (200, 302, 400), model
+
+
+def test_an_object_that_is_not_there_leads_back(root: Client) -> None:
+    for model in REGISTERED:
+        for wrong in ("x", "11111111-1111-7111-8111-111111111111", "0", "_2F"):
+            for page in ("change", "delete", "history"):
+                assert root.get(url(model, page, wrong)).status_code in (302, 403, 404), (model, wrong, page)
+
+
+# -- and everybody else ------------------------------------------------------------------------------------------------
+
+OPENS = {
+    "finance": {"costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price", "costs.Reservation"},
+    "operator": {
+        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
+        "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
+        "costs.Reservation",
+    },
+    "compliance": {
+        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
+        "audit.AuditEntry", "privacy.DataSubject",
+    },
+    "viewer": {
+        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
+        "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
+        "costs.Reservation",
+    },
+    "admin": {model._meta.label for model in REGISTERED if isinstance(admin.site._registry[model], TenantScoped)}
+    | {"swarms.ResourcePool"},
+}  # fmt: skip
+
+
+def staff(tenant: Tenant, role: str) -> Client:
+    user = User.objects.create_user(f"staff-{role}", password="correct horse battery")
+    Membership.objects.create(user=user, tenant=tenant, role=role)
+    return client_of(user)
+
+
+@pytest.mark.parametrize("role", sorted(OPENS))
+def test_staff_see_the_lists_their_role_reads_and_no_row_of_another_tenant(
+    role: str, rows: None, acme: Tenant, rival: Tenant
+) -> None:
+    client = staff(acme, role)
+    opened = set()
+    for model in REGISTERED:
+        response = client.get(url(model, "changelist"))
+        assert response.status_code in (200, 403), model
+        if response.status_code == 200:
+            opened.add(model._meta.label)
+            text = response.content.decode()
+            assert not re.search(r"rival", text, re.IGNORECASE), model
+            ours = model._default_manager.all()
+            model_admin = admin.site._registry[model]
+            if isinstance(model_admin, TenantScoped) and model not in (Tenant,):
+                assert model_admin.get_queryset(response.wsgi_request).count() < ours.count(), model
+    assert opened == OPENS[role]
+
+
+@pytest.mark.parametrize("role", sorted(OPENS))
+def test_staff_open_rows_of_their_tenant_and_none_of_another(
+    role: str, rows: None, acme: Tenant, rival: Tenant
+) -> None:
+    client = staff(acme, role)
+    for model in REGISTERED:
+        model_admin = admin.site._registry[model]
+        if not isinstance(model_admin, TenantScoped):
+            continue
+        request = client.get(url(model, "changelist")).wsgi_request
+        seen = set(model_admin.get_queryset(request).values_list("pk", flat=True))
+        hidden = set(model._default_manager.values_list("pk", flat=True)) - seen
+        assert hidden, model
+        for pk in sorted(hidden, key=str)[:1]:
+            for page in ("change", "delete", "history"):
+                response = client.get(url(model, page, pk))
+                assert response.status_code in (302, 403, 404), (model, page)
+                assert "rival" not in response.content.decode().lower()
+        if model._meta.label in OPENS[role]:
+            assert client.get(url(model, "change", sorted(seen, key=str)[0])).status_code == 200, model
+
+
+def test_the_outsider_finds_nothing_of_acme_on_any_page(rows: None, outsider: User, acme: Tenant) -> None:
+    client = client_of(outsider)
+    for model in REGISTERED:
+        for page in ("changelist", "add"):
+            text = client.get(url(model, page)).content.decode()
+            assert "acme" not in text.lower(), (model, page)
+    assert "acme" not in client.get("/admin/").content.decode().lower()
+    assert "acme" not in client.get("/admin/search/?s=acme&extended=1").content.decode().lower()
+    for model in (Swarm, LedgerEntry, Budget, BudgetPeriod, Price):
+        path = {"Swarm": "tenant_id", "BudgetPeriod": "budget__tenant_id"}.get(model.__name__, "tenant_id")
+        theirs = model.objects.filter(**{path: acme.pk}).first()
+        assert client.get(url(model, "change", theirs.pk)).status_code in (302, 403, 404)
+        assert client.get(f"{url(model, 'changelist')}?tenant={acme.pk}").content.decode().lower().count("acme-") == 0
+
+
+def test_filters_offer_only_tenants_the_person_sees(rows: None, acme: Tenant, rival: Tenant, viewer: User) -> None:
+    client = client_of(viewer)
+    assert "Rival" not in client.get(url(Swarm, "changelist")).content.decode()
+    Membership.objects.create(user=viewer, tenant=rival, role=Role.VIEWER)
+    assert "Rival" in client.get(url(Swarm, "changelist")).content.decode()
+
+
+def test_staff_without_any_role_see_an_empty_house(rows: None) -> None:
+    client = client_of(User.objects.create_user("newcomer", password="correct horse battery"))
+    page = client.get("/admin/")
+    assert page.status_code == 200
+    assert "no role in any tenant yet" in page.content.decode()
+    assert all(client.get(url(model, "changelist")).status_code == 403 for model in REGISTERED)
+
+
+def test_the_sidebar_shows_what_the_person_may_open(rows: None, finance: User) -> None:
+    page = client_of(finance).get("/admin/").content.decode()
+    assert url(Budget, "changelist") in page
+    assert url(Swarm, "changelist") not in page
+    assert url(User, "changelist") not in page
+
+
+def test_the_first_page_costs_few_queries(rows: None, root: Client, django_assert_max_num_queries: Any) -> None:
+    analyse()
+    root.get("/admin/")
+    with django_assert_max_num_queries(12):
+        page = root.get("/admin/")
+    for words in ("Swarms running", "Budgets near their limit", "Resource pool", "Orchestrator"):
+        assert words in page.content.decode()
+
+
+# -- the login ---------------------------------------------------------------------------------------------------------
+
+
+def test_people_without_staff_status_are_told_where_to_go(viewer: User, client: Client) -> None:
+    client.force_login(viewer)
+    response = client.get("/admin/", follow=True)
+    assert response.status_code == 403
+    assert "The administration is for staff" in response.content.decode()
+    assert "Go to the console" in response.content.decode()
+
+
+def test_logging_in_without_staff_status_says_why_not(viewer: User, client: Client) -> None:
+    response = client.post("/admin/login/", {"username": "viewer", "password": "correct horse battery"})
+    assert "The console is open to it" in response.content.decode()
+
+
+def test_a_wrong_password_does_not_tell_who_exists(viewer: User, client: Client) -> None:
+    for name in ("viewer", "nobody"):
+        response = client.post("/admin/login/", {"username": name, "password": "wrong"})
+        assert "Please enter the correct username and password" in response.content.decode()
+
+
+def test_staff_log_in_with_the_account_of_the_console(finance: User, client: Client) -> None:
+    finance.is_staff = True
+    finance.save()
+    response = client.post(
+        "/admin/login/?next=/admin/", {"username": "finance", "password": "correct horse battery"}, follow=True
+    )
+    assert response.status_code == 200
+    assert "Overview" in response.content.decode()
