@@ -15,7 +15,8 @@ from pydantic_ai.exceptions import (
 
 from apps.costs.prices import UnknownModel
 from apps.execution.errors import BudgetExhausted, PolicyDenied, RuntimeMisconfigured
-from apps.execution.recovery import RetryPolicy, classify
+from apps.execution.failures import classify
+from apps.execution.recovery import RetryPolicy
 from apps.providers.errors import ProviderUnavailable
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)

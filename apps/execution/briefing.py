@@ -14,7 +14,7 @@ from apps.execution.leases import Leased
 from apps.execution.recovery import RetryPolicy
 from apps.execution.runtimes.base import AgentSettings
 from apps.swarms.models import Agent, Step, Task
-from apps.swarms.prompts import render
+from apps.swarms.prompts import PromptError, render, uses
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -159,7 +159,7 @@ class Briefing:
 
 
 def _sources(step: Step, needs: dict[tuple[uuid.UUID, str], list[str]]) -> tuple[str, ...]:
-    """The steps needed, directly or not, whose results the step's template mentions."""
+    """The steps needed, directly or not, whose results the step's template uses."""
     found: dict[str, None] = {}
     queue = list(step.needs)
     while queue:
@@ -167,4 +167,8 @@ def _sources(step: Step, needs: dict[tuple[uuid.UUID, str], list[str]]) -> tuple
         if name not in found:
             found[name] = None
             queue += needs.get((step.swarm_id, name), [])
-    return tuple(name for name in found if name in step.prompt)
+    try:
+        used = uses(step.prompt).results
+    except PromptError:
+        return ()  # rendering it fails the attempt, with what is wrong
+    return tuple(name for name in found if name in used)

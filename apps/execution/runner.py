@@ -26,10 +26,10 @@ from apps.execution import leases, results
 from apps.execution.batching import Batcher, DatabaseThread
 from apps.execution.briefing import Brief, Briefing
 from apps.execution.errors import BudgetBusy
+from apps.execution.failures import Failure, classify
 from apps.execution.gate import CallContext, Gate
 from apps.execution.leases import Leased
 from apps.execution.models import Runner as RunnerRow
-from apps.execution.recovery import Failure, classify
 from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
 from apps.providers.clients import Directory, ModelClients
