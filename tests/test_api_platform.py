@@ -175,6 +175,11 @@ def test_page_sizes_out_of_bounds_fall_back(size: str, owner: User) -> None:
     assert Caller(owner).get(f"/budgets/?page_size={size}").status_code == 200
 
 
+def test_answers_are_kept_by_nobody_on_the_way(owner: User) -> None:
+    for path in ("/me/", "/budgets/", "/nowhere/"):
+        assert Caller(owner).get(path).headers["Cache-Control"] == "no-store"
+
+
 def test_a_page_is_next_previous_and_results(owner: User) -> None:
     assert Caller(owner).get("/budgets/").json() == {"next": None, "previous": None, "results": []}
 

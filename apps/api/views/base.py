@@ -24,6 +24,11 @@ class Door(APIView):
     def principal(self) -> Principal:
         return principal_of_request(self.request)
 
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """The answer is for this caller alone: nobody on the way keeps it."""
+        response.setdefault("Cache-Control", "no-store")
+        return super().finalize_response(request, response, *args, **kwargs)
+
     def find(self, rows: QuerySet[Row], **lookup: Any) -> Row:
         """The one row, of those the caller may see. Raises NotFound, the same for hidden and for missing ones."""
         found = rows.filter(**lookup).first()
