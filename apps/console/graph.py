@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from apps.swarms.models import Step, TaskStatus
 
-WIDTH, HEIGHT = 208, 92
+WIDTH, HEIGHT = 208, 106
 GAP_X, GAP_Y = 56, 16
 MARGIN = 4
 

@@ -68,7 +68,7 @@ def sentence(kind: str, data: Mapping[str, Any], subject: str = "") -> Sentence:
         icon, tone, phrase = _TASK[verb]
         text = f"{subject or 'A task'} {phrase}"
         code = str(data.get("code") or "")
-        if code:
+        if code and code != verb:
             text += f": {FAILURES.get(code, code.replace('_', ' '))}"
         return Sentence(icon, tone, text)
     if noun == "swarm" and verb in _SWARM:

@@ -96,7 +96,7 @@ def number(value: Decimal | float | None) -> str:
 
 @register.filter
 def seconds(value: float | None) -> str:
-    """A duration in seconds as two units: "420 ms", "12.3 s", "4 min 5 s", "2 h 10 min"."""
+    """A duration in seconds, in as many digits as matter: "420 ms", "12.3 s", "4 min 5 s", "12 min", "2 h 10 min"."""
     if value is None:
         return "–"
     if value < 1:
@@ -105,7 +105,7 @@ def seconds(value: float | None) -> str:
         return f"{value:.1f} s"
     whole = int(value)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 > 0 and whole < 600 else f"{whole // 60} min"
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -29,6 +29,7 @@ from apps.tenants.roles import Permission
 PAGE_SIZE = 25
 TASKS_PAGE_SIZE = 25
 EVENTS = 60
+CAUSES = 3
 
 
 class SwarmList(Page):
@@ -127,6 +128,7 @@ class SwarmPage(Page):
             "row": row,
             "reserved": reserved,
             "totals": [(status, totals[status]) for status in TaskStatus if totals[status]],
+            "causes": self.causes(),
             "acts": {
                 "terminate": may[Permission.SWARM_TERMINATE] and swarm.can_terminate(),
                 "pause": may[Permission.SWARM_UPDATE] and swarm.can_pause(),
@@ -134,6 +136,13 @@ class SwarmPage(Page):
                 "retry": may[Permission.SWARM_UPDATE] and swarm.can_retry(),
             },
         }
+
+    def causes(self) -> list[dict[str, Any]]:
+        """What failed tasks failed of, the most frequent first: failure_code, error, n."""
+        if not self.swarm.tasks_failed:
+            return []
+        failed = Task.objects.filter(swarm=self.swarm, status=TaskStatus.FAILED).order_by()
+        return list(failed.values("failure_code", "error").annotate(n=Count("id")).order_by("-n")[:CAUSES])
 
     def graph(self) -> dict[str, Any]:
         return {"graph": graph.lay_out(self.steps, self.counts), "swarm": self.swarm}
