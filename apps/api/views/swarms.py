@@ -47,7 +47,7 @@ class SwarmDoor(Door):
     """A view of swarms, those that the caller may see."""
 
     def visible(self) -> QuerySet[Swarm]:
-        return Swarm.objects.visible_to(self.principal).select_related("tenant")
+        return Swarm.objects.visible_to(self.principal).select_related("tenant").defer("spec")
 
     def document(self, swarm: Swarm) -> dict[str, Any]:
         return self.with_urls(swarm_status(swarm))
