@@ -12,8 +12,8 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
-from apps.audit.models import AuditEntry
 from apps.audit import trail
+from apps.audit.models import AuditEntry
 from apps.audit.trail import Actor
 from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
 from apps.tenants.models import ApiToken, Membership, Tenant, User
