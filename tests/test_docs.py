@@ -4,7 +4,8 @@ Conventions for writers of pages:
 
 - A fence names its language. ``sh`` holds commands: those of ``manage.py`` that do no harm are run, the others are
   parsed; ``make`` targets must exist; addresses of ``curl`` must lead to a page. Another program has to be in
-  ``OUTSIDE``.
+  ``OUTSIDE``. In a ``console`` transcript, lines after ``$`` are such commands.
+- ``bash`` is a script; those of the page about the API are run as they stand, against a real server.
 - ``yaml`` with a key ``swarm`` is a spec and must be valid; ``yaml broken`` must not be. A first line ``# name.yaml``
   makes it the file of that name for the commands that follow on the page.
 """
@@ -16,6 +17,9 @@ import io
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,11 +38,12 @@ from apps.providers.models import Provider, Region
 from apps.swarms import specs
 from apps.swarms.models import FailureCode
 from apps.tenants.models import Tenant, User
-from tests.specs import simulated
+from tests.browser import Daphne
+from tests.specs import BRIEF, simulated
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LANGUAGES = {"sh", "yaml", "json", "python", "text", "mermaid", "sql"}
+LANGUAGES = {"sh", "console", "bash", "yaml", "json", "python", "text", "mermaid", "sql"}
 OUTSIDE = {"git", "cd", "kill", "echo", "jq", "sleep"}
 """Programs that are not ours and do what they say."""
 HARMLESS = {"submit_swarm", "create_api_token", "spec_schema", "watchdog"}
@@ -58,6 +63,13 @@ class Fence:
     @property
     def language(self) -> str:
         return self.info[0] if self.info else ""
+
+    @property
+    def commands(self) -> str:
+        """The shell commands in it, one to a line."""
+        if self.language == "console":
+            return "\n".join(line[2:] for line in self.text.splitlines() if line.startswith("$ "))
+        return self.text.replace("\\\n", " ") if self.language == "sh" else ""
 
     @property
     def file_name(self) -> str:
@@ -92,8 +104,8 @@ def prose(page: Path) -> str:
 
 
 def commands(fence: Fence) -> Iterator[list[str]]:
-    """The simple commands of a shell block, as lists of words; assignments and redirections are left out."""
-    for line in fence.text.replace("\\\n", " ").splitlines():
+    """The simple commands of a shell block, as lists of words; assignments before them are left out."""
+    for line in fence.commands.splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         words: list[str] = []
@@ -153,13 +165,13 @@ def installation(db: None, acme: Tenant) -> None:
     for slug in ("widget", "trial"):
         Tenant.objects.create(slug=slug, name=slug.title())
     for name in ("admin", "operator"):
-        User.objects.create_superuser(name, password="correct horse battery")
+        User.objects.create(username=name, is_superuser=True)
     simulated()
     openai = Provider.objects.create(name="openai", kind="openai", api_key_variable="OPENAI_API_KEY")
     Region.objects.create(provider=openai, name="global", base_url="https://api.openai.com/v1")
 
 
-@every_page
+@pytest.mark.parametrize("page", [page for page in PAGES if any(fence.commands for fence in fences(page))], ids=page_id)
 def test_the_commands_of_a_page_work(page: Path, installation: None, tmp_path: Path) -> None:
     broken: set[str] = set()
     for fence in fences(page):
@@ -168,9 +180,8 @@ def test_the_commands_of_a_page_work(page: Path, installation: None, tmp_path: P
             broken.discard(fence.file_name)
             if "broken" in fence.info:
                 broken.add(fence.file_name)
-        if fence.language == "sh":
-            for words in commands(fence):
-                verify_command(words, fence, tmp_path, broken)
+        for words in commands(fence):
+            verify_command(words, fence, tmp_path, broken)
 
 
 def verify_command(words: list[str], fence: Fence, folder: Path, broken: set[str]) -> None:
@@ -248,6 +259,35 @@ def verify_curl(arguments: list[str], fence: Fence) -> None:
             assert address.path.startswith(("/simulator/", "/v1/", "/health")), f"{fence}: {address.geturl()}"
 
 
+@pytest.mark.processes
+@pytest.mark.skipif(not shutil.which("bash") or not shutil.which("curl"), reason="needs bash and curl")
+def test_the_scripts_about_the_api_work_as_they_stand(own_database: str, operator: User, tmp_path: Path) -> None:
+    simulated()
+    (tmp_path / "swarm.yaml").write_text(BRIEF)
+    web = Daphne(own_database)
+    script = "\n".join(fence.text for fence in fences(ROOT / "docs/how-to/use-the-api.md") if fence.language == "bash")
+    for written, here in {
+        "http://127.0.0.1:8000": web.url,
+        "swarm.yaml": str(tmp_path / "swarm.yaml"),
+        ".venv/bin/python": sys.executable,
+    }.items():
+        assert written in script
+        script = script.replace(written, here)
+    # Its example of an id stands for that of the swarm which was just submitted.
+    first = "import json, sys; print(json.load(sys.stdin)['results'][0]['id'])"
+    newest = f'$(command curl -s -H "Authorization: Bearer $TOKEN" $API/swarms/ | {sys.executable} -c "{first}")'
+    script, count = re.subn(r"(?m)^ID=.*$", lambda _: f"ID={newest}", script)
+    assert count == 1
+    told = "curl() { command curl -o /dev/null -w '%{http_code} ' \"$@\"; }\n"
+    web.start()
+    try:
+        done = subprocess.run(["bash", "-euc", told + script], cwd=ROOT, capture_output=True, text=True, check=True)
+    finally:
+        web.kill()
+    # Who you are; submit; state, tasks, events; pause, resume, nothing to retry, terminate; no right to set budgets.
+    assert done.stdout.split() == ["200", "201", "200", "200", "200", "200", "200", "409", "200", "403", "200"]
+
+
 # -- links -----------------------------------------------------------------------------------------------------------
 
 
@@ -322,7 +362,7 @@ def test_lists_of_the_admin_that_a_page_names_exist(page: Path) -> None:
 def test_api_addresses_that_a_page_names_exist(page: Path) -> None:
     for path in re.findall(r"`(?:[A-Z]+ )?(/(?:api|livez|readyz|metrics)[^`?\s]*)", prose(page)):
         found = resolve(re.sub(r"\{\w+\}|\$\w+", ANY_ID, path))
-        assert found.url_name, f"nothing answers at {path}"
+        assert found.url_name or path == "/api/v1/", f"nothing answers at {path}"
 
 
 def test_every_failure_code_is_explained() -> None:
@@ -348,7 +388,7 @@ def test_a_decision_record_is_half_a_page_with_its_three_parts(page: Path) -> No
 def test_the_readme_shows_the_product_and_its_two_commands() -> None:
     readme = PAGES[0].read_text(encoding="utf-8")
     assert (ROOT / "docs/images/console.png", "") in list(links(PAGES[0]))
-    assert [words for fence in fences(PAGES[0]) if fence.language == "sh" for words in commands(fence)][-2:] == [
+    assert [words for fence in fences(PAGES[0]) for words in commands(fence)][-2:] == [
         ["make", "run"],
         ["make", "test"],
     ]
