@@ -51,7 +51,7 @@ class ChangeList(UnfoldChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        self.result_list = self.model_admin.prepared(request, self.result_list)
+        self.result_list: list[Any] = self.model_admin.prepared(request, self.result_list)
 
 
 class ModelAdmin(UnfoldModelAdmin):
@@ -120,7 +120,8 @@ class ModelAdmin(UnfoldModelAdmin):
         try:
             wanted = uuid.UUID(search_term.strip())
         except ValueError:
-            return super().get_search_results(request, queryset, search_term)
+            found: tuple[Any, bool] = super().get_search_results(request, queryset, search_term)
+            return found
         query = models.Q(pk=wanted) if isinstance(self.opts.pk, models.UUIDField) else models.Q(pk__in=[])
         for name in self.search_ids:
             query |= models.Q(**{name: wanted})

@@ -54,7 +54,8 @@ class Site(UnfoldAdminSite):
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """Counts that matter, each with the list behind it, then every list by its group."""
         context = {"cards": self.cards(request), "groups": navigation(request), **(extra_context or {})}
-        return super().index(request, context)
+        response: TemplateResponse = super().index(request, context)
+        return response
 
     def cards(self, request: HttpRequest) -> list[Card]:
         """The numbers of the models this person may see, in the order of the sidebar."""
@@ -94,7 +95,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """The sidebar for one person: groups of links to what they may see."""
     from django.contrib import admin
 
-    groups = []
+    groups: list[dict[str, Any]] = []
     for title, items in settings.ADMIN_MENU:
         links = []
         for text, icon, target in items:

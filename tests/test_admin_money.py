@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_a_changed_limit_reaches_the_open_period_and_the_trail(finance: User, ac
     budget = Budget.objects.get()
     now = timezone.now()
     period = BudgetPeriod.objects.create(
-        budget=budget, key="x", starts_at=now, ends_at=now + timezone.timedelta(days=1), limit=50 * NANO,
+        budget=budget, key="x", starts_at=now, ends_at=now + dt.timedelta(days=1), limit=50 * NANO,
         ceiling=50 * NANO, spent=7 * NANO,
     )  # fmt: skip
     url = reverse("admin:costs_budget_change", args=[budget.pk])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -42,6 +43,9 @@ from portal.admin_columns import (
 )
 from portal.admin_fields import DateRangeFilter
 from portal.money import usd_label
+
+LONGEST_PERIOD = dt.timedelta(days=32)
+MOST_NEAR = 500
 
 
 class BudgetForm(forms.ModelForm):
@@ -206,10 +210,15 @@ class BudgetAdmin(TenantModelAdmin):
         """Budgets whose current period is nearly or wholly committed."""
         now = timezone.now()
         periods = BudgetPeriod.objects.filter(
-            budget__in=self.get_queryset(request).filter(is_active=True).exclude(period="run"), ends_at__gt=now
+            budget__in=self.get_queryset(request).filter(is_active=True).exclude(period="run"),
+            starts_at__gte=now - LONGEST_PERIOD,
+            ends_at__gt=now,
         )
-        near = periods.fullest_first().filter(used__gte=0.8).count()
-        used_up = periods.fullest_first().filter(used__gte=1).count() if near else 0
+        fullest: dict[Any, float] = {}
+        for period in periods.fullest_first().only("budget_id", "limit", "spent", "reserved", "overage")[:MOST_NEAR]:
+            fullest.setdefault(period.budget_id, period.percent)
+        near = sum(percent >= 80 for percent in fullest.values())
+        used_up = sum(percent >= 100 for percent in fullest.values())
         return Card(
             "Budgets near their limit",
             str(near),

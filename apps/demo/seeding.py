@@ -193,7 +193,7 @@ def _is_here(url: str) -> bool:
 
 def _fit_pool(done: Seeded, by: Principal) -> None:
     pool = ResourcePool.objects.locked()
-    untouched = all(getattr(pool, name) == pool._meta.get_field(name).default for name in POOL)
+    untouched = all(getattr(pool, name) == getattr(ResourcePool(), name) for name in POOL)
     fits = all(getattr(pool, name.replace("_total", "_used")) <= total for name, total in POOL.items())
     if untouched and fits:
         for name, total in POOL.items():

@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.safestring import SafeString
 from django_q.models import Failure, OrmQ, Schedule, Success
 
@@ -23,7 +24,7 @@ class JobAdmin(ReadOnly, PlatformModelAdmin):
     """A finished job. Its arguments and result are pickled: they are shown as text and never edited."""
 
     huge = True
-    list_display = ("name", "func", "cluster", "took", "stopped_at")
+    list_display: tuple[str, ...] = ("name", "func", "cluster", "took", "stopped_at")
     list_filter = (("stopped", DateRangeFilter),)
     search_fields = ("name", "func", "group")
     ordering = ("-stopped", "-id")
@@ -84,7 +85,7 @@ class ScheduleAdmin(ReadOnly, PlatformModelAdmin):
 
     @admin.display(description="Job", ordering="name")
     def title(self, schedule: Any) -> str:
-        return schedule.name or schedule.func
+        return str(schedule.name or schedule.func)
 
 
 @admin.register(OrmQ)
@@ -104,8 +105,6 @@ class OrmQAdmin(ReadOnly, PlatformModelAdmin):
 
     @admin.display(description="State")
     def state(self, row: OrmQ) -> SafeString:
-        from django.utils import timezone
-
         taken = row.lock is not None and row.lock > timezone.now()
         return label("taken", "info") if taken else label("waiting", "")
 
@@ -116,7 +115,7 @@ class OrmQAdmin(ReadOnly, PlatformModelAdmin):
 
     def _task(self, row: OrmQ) -> dict[str, Any]:
         """What the row's signed package says; the job's name is all one needs to know when it cannot be read."""
-        task = row.task
+        task: Any = row.task
         return task if isinstance(task, dict) else {"name": row.key, "func": "not signed by this server"}
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[OrmQ]:

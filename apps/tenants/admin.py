@@ -89,7 +89,7 @@ class PeopleScoped(TenantModelAdmin):
 
 
 @admin.register(User)
-class UserAdmin(PeopleScoped, DjangoUserAdmin):
+class UserAdmin(PeopleScoped, DjangoUserAdmin):  # type: ignore[misc]
     about = (
         "People who log in. What they may do is in their memberships; staff may also use these pages, within the same "
         "permissions. A platform admin (superuser) may do everything, everywhere."
