@@ -6,28 +6,19 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apps.providers import simulator
+from tests.processes import ROOT, free_port
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.processes
 
 Start = Callable[..., int]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def command(*arguments: str) -> list[str]:
@@ -216,3 +207,12 @@ def test_it_starts_without_settings_and_without_the_heavy_libraries() -> None:
 def test_texts_fit_their_tokens(tokens: int) -> None:
     for draw in range(0, 10_000, 97):
         assert len(simulator.compose("wind power", draw, tokens)) <= tokens * 4
+
+
+def test_a_bad_option_gives_one_line() -> None:
+    done = subprocess.run(command("--port", "80000"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "simulate_provider: argument --port: expected a whole number from 1 to 65535, got '80000' "
+        "(see manage.py simulate_provider --help)\n"
+    )

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 
@@ -419,9 +419,14 @@ def options_from(values: argparse.Namespace | dict[str, Any]) -> Options:
     return Options(**{name: found[name] for name in Options.__slots__})
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"simulate_provider: {message} (see {self.prog} --help)\n")
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command without Django: starts in a fraction of a second."""
-    parser = argparse.ArgumentParser(prog="manage.py simulate_provider", description=DESCRIPTION)
+    parser = _Parser(prog="manage.py simulate_provider", description=DESCRIPTION)
     add_arguments(parser)
     return run(options_from(parser.parse_args(arguments)))
 

@@ -1,0 +1,36 @@
+"""The system checks of the settings, by id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from portal import checks, env
+
+
+def test_e001_names_each_variable_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env, "problems", [("DEBUG", "expected true or false"), ("LOG_FORMAT", "expected json")])
+    found = checks.environment_is_readable()
+    assert [(message.id, message.msg) for message in found] == [
+        ("portal.E001", "DEBUG: expected true or false."),
+        ("portal.E001", "LOG_FORMAT: expected json."),
+    ]
+
+
+def test_e002_names_each_secret_a_server_must_have(settings: Any) -> None:
+    settings.STANDALONE = False
+    settings.SECRET_KEY = ""
+    settings.ALLOWED_HOSTS = []
+    found = checks.secrets_are_set()
+    assert [(message.id, message.msg) for message in found] == [
+        ("portal.E002", "SECRET_KEY is not set."),
+        ("portal.E002", "ALLOWED_HOSTS is not set."),
+    ]
+    assert all(message.hint for message in found)
+
+
+def test_a_machine_of_one_person_needs_no_secrets(settings: Any) -> None:
+    settings.STANDALONE = True
+    settings.SECRET_KEY = ""
+    assert checks.secrets_are_set() == []
