@@ -78,6 +78,7 @@ class Plant:
             "LOG_FORMAT": "console",
         }
         self._processes: list[subprocess.Popen[bytes]] = []
+        self.workers: subprocess.Popen[bytes] | None = None
 
     def manage(self, *arguments: str) -> None:
         """Runs a command to its end; fails with its output when it does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -16,7 +17,9 @@ from django.utils import timezone
 from apps.costs import consistency
 from apps.costs.models import BudgetPeriod, LedgerEntry, Reservation
 from apps.execution.models import Attempt, Runner, Tick
+from apps.swarms.actions import lifecycle
 from apps.swarms.models import ResourcePool, Swarm, Task
+from apps.tenants.access import principal_of_command
 from apps.tenants.models import Tenant
 from portal.money import NANO
 from tests.costs import budget
@@ -27,6 +30,7 @@ from tests.swarms import AgentOf, StepOf, make_swarm, simulated_provider
 pytestmark = pytest.mark.processes
 TASKS = 500
 LEASE_S = 4
+GRACE_S = 10
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +39,14 @@ def running(django_db_setup: None, django_db_blocker: pytest.FixtureRequest) -> 
     with (
         django_db_blocker.unblock(),  # type: ignore[attr-defined]
         simulator(latency_ms=400) as provider,
-        plant(lease_s=LEASE_S, grace_s=10) as made,
+        plant(lease_s=LEASE_S, grace_s=GRACE_S) as made,
     ):
         tenant = Tenant.objects.create(slug="acme", name="Acme")
         budget(tenant, 1000 * NANO)
         simulated_provider(provider.port)
         for _ in range(2):
             made.start("orchestrate")
-        made.start("work", "--cluster", "agents", "--workers", "2")
+        made.workers = made.start("work", "--cluster", "agents", "--workers", "2")
         wait_for_runners(2)
         yield made
 
@@ -110,6 +114,24 @@ def test_a_run_survives_a_worker_that_was_killed_while_idle(running: Plant) -> N
     wait_until(lambda: succeeded(swarm) == TASKS, timeout_s=90, what="all results")
     verify_whole(swarm)
     wait_for_runners(2)
+
+
+def test_sigterm_under_load_ends_within_the_grace_and_counts_no_attempt(running: Plant) -> None:  # E5
+    assert running.workers is not None
+    slow = AgentOf(60, {"model": "simulated:hang", "max_output_tokens": 100, "timeout_s": 300})
+    tenant = Tenant.objects.get(slug="acme")
+    swarm = make_swarm(tenant, [StepOf("gather", items=60)], {"worker": slow}, now=timezone.now())
+    wait_until(lambda: Task.objects.filter(swarm=swarm, status="running").count() == 60, what="sixty calls in flight")
+    begun = time.monotonic()
+    running.workers.send_signal(signal.SIGTERM)
+    running.workers.wait(GRACE_S + 5)
+    assert time.monotonic() - begun <= GRACE_S + 1
+    # Everything was handed back, nothing counted against its retries, and nobody had to wait for a lease to end.
+    assert set(Task.objects.filter(swarm=swarm).values_list("status", "attempts_counted")) == {("ready", 0)}
+    assert set(Attempt.objects.filter(task__swarm=swarm).values_list("outcome", flat=True)) == {"handed_back"}
+    assert Reservation.objects.count() == 0
+    lifecycle.terminate(swarm, by=principal_of_command("test"), reason="Over.")
+    running.workers = running.start("work", "--cluster", "agents", "--workers", "2")
 
 
 def verify_whole(swarm: Swarm) -> None:
