@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ def lease(runner_id: uuid.UUID, limit: int, *, now: dt.datetime, expires_at: dt.
             """,
             {"limit": limit, "expires_at": expires_at, "runner": runner_id, "now": now},
         )
-        leased = [Leased(*row) for row in cursor.fetchall()]
+        # Raw cursors hand JSON over as text.
+        leased = [Leased(*row[:7], json.loads(row[7]) if row[7] else None, *row[8:]) for row in cursor.fetchall()]
         emit(
             [
                 NewEvent("task.running", task.tenant_id, task.swarm_id, task.task_id, {"attempt": task.number})
