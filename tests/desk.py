@@ -16,7 +16,7 @@ from apps.costs.reserving import CallRequest, Settlement, reserve
 from apps.execution import leases, results
 from apps.execution.models import Runner, Tick
 from apps.providers.models import Provider, Region
-from apps.swarms import admission
+from apps.swarms import admission, prompts
 from apps.swarms.actions.submit import submit
 from apps.swarms.models import Agent, Step, Swarm, TaskStatus
 from apps.swarms.progress import TaskOutcome
@@ -136,10 +136,14 @@ def work(
             error=error,
             retry_at=now + dt.timedelta(seconds=15) if status == TaskStatus.WAITING else None,
         )
-        context = {"model": agents[task.agent_id].model, "prompt": steps[task.step_id].prompt, "region": "here"}
+        context = {"model": agents[task.agent_id].model, "prompt": _prompt(steps[task.step_id], task), "region": "here"}
         done.append(results.Finished(task, RUNNER, outcome, now, context, spending))
     results.write(done, now=now)
     return len(leased)
+
+
+def _prompt(step: Step, task: leases.Leased) -> str:
+    return prompts.render(step.prompt, item=task.item, results=dict.fromkeys(step.needs, "Much was found."))
 
 
 def finish(swarm: Swarm, now: dt.datetime | None = None) -> Swarm:

@@ -430,7 +430,7 @@ def test_the_page_of_a_task_shows_prompt_result_and_attempts(
     with django_assert_max_num_queries(12):
         page = client.get(f"/tasks/{task.pk}/")
     shown = text_of(page)
-    assert "Read {{ item }}." in shown
+    assert f"Read page {task.index}." in shown
     assert f"Three facts on page {task.index}." in shown
     assert "420 / 96" in shown
     assert "1.4 s" in shown

@@ -31,6 +31,7 @@ HEARTBEAT_S = 20.0
 LOG_IN_FIRST = 4401
 TRY_AGAIN_LATER = 1013
 MESSAGE_BYTES = 4096
+NO_SUCH_SWARM = "There is no such swarm, or you may not see it."
 BURST = 100
 BURST_PAUSE_S = 0.05
 """After each burst of messages comes a pause: at most 2,000 a second go to one client, since the server in front
@@ -44,18 +45,19 @@ class ConsoleConsumer(AsyncJsonWebsocketConsumer):
 
     async def connect(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
-        await self.accept()  # a close before the handshake could not carry its code
         principal = await self._principal()
         if principal is None:
+            await self.accept()  # a close before the handshake could not carry its code
             await self.close(code=LOG_IN_FIRST)
             return
-        query = {
-            key: values[-1] for key, values in parse_qs(self.scope["query_string"].decode("ascii", "replace")).items()
-        }
-        swarm_id = await self._visible_swarm(principal, query.get("swarm"))
-        if query.get("swarm") and swarm_id is None:
-            await self._refuse("There is no such swarm, or you may not see it.")
-        self.subscriber = await hub().join(principal, after=_event_id(query.get("after")), swarm_id=swarm_id)
+        asked = parse_qs(self.scope["query_string"].decode("ascii", "replace"))
+        after, swarm = (asked.get(key, [""])[-1] for key in ("after", "swarm"))
+        swarm_id = await self._visible_swarm(principal, swarm)
+        # Joined before it is open: whoever sees an open socket misses nothing from then on.
+        self.subscriber = await hub().join(principal, after=_event_id(after), swarm_id=swarm_id)
+        await self.accept()
+        if swarm and swarm_id is None:
+            await self._refuse(NO_SUCH_SWARM)
         self._tasks = [asyncio.create_task(self._send_events()), asyncio.create_task(self._beat())]
 
     async def disconnect(self, code: int) -> None:
@@ -91,7 +93,7 @@ class ConsoleConsumer(AsyncJsonWebsocketConsumer):
             return
         swarm_id = await self._visible_swarm(self.subscriber.principal, wanted)
         if wanted is not None and swarm_id is None:
-            await self._refuse("There is no such swarm, or you may not see it.")
+            await self._refuse(NO_SUCH_SWARM)
             return
         self.subscriber.swarm_id = swarm_id
         await self.send_json({"type": "subscribed", "swarm": str(swarm_id) if swarm_id else None})
