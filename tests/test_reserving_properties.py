@@ -9,16 +9,7 @@ import pytest
 from django.db import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    MultipleResults,
-    RuleBasedStateMachine,
-    consumes,
-    invariant,
-    multiple,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from apps.audit.trail import ORCHESTRATOR
 from apps.costs import actions
@@ -30,6 +21,7 @@ from portal.ids import uuid7
 from tests.costs import NOW, budget, call, verify_money_is_whole
 
 _amounts = st.integers(0, 60)
+_places = st.integers(0, 30)
 _states = st.builds(
     PeriodState,
     st.just(0),
@@ -70,14 +62,14 @@ def test_what_is_granted_fits_and_what_is_refused_did_not(
 class Spending(RuleBasedStateMachine):
     """One tenant with budgets of every scope, and calls that end in every way."""
 
-    calls: Bundle[uuid.UUID] = Bundle("calls")
-    gone: Bundle[uuid.UUID] = Bundle("gone")
-
     def __init__(self) -> None:
         super().__init__()
         self.rolled_back = transaction.atomic()
         self.rolled_back.__enter__()
         self.now = NOW
+        # Lists and places in them, not bundles: a draw from an empty bundle would be thrown away.
+        self.calls: list[uuid.UUID] = []
+        self.gone: list[uuid.UUID] = []
         self.tenant = Tenant.objects.create(slug=f"t{uuid7()}", name="T", time_zone="America/New_York")
         self.swarms, self.users = [uuid7(), uuid7()], [uuid7(), None]
         self.budgets = [
@@ -89,12 +81,17 @@ class Spending(RuleBasedStateMachine):
             budget(self.tenant, 50, "soft", enforcement="soft"),
         ]
 
+    def end(self, places: list[int]) -> list[uuid.UUID]:
+        """Takes calls out of those in flight."""
+        ids = [self.calls.pop(place % len(self.calls)) for place in places[: len(self.calls)]]
+        self.gone += ids
+        return ids
+
     def teardown(self) -> None:
         transaction.set_rollback(True)
         self.rolled_back.__exit__(None, None, None)
 
     @rule(
-        target=calls,
         asked=st.lists(
             st.tuples(_amounts, st.integers(0, 1), st.integers(0, 1), st.sampled_from(["writer", "reader"])),
             min_size=1,
@@ -102,7 +99,7 @@ class Spending(RuleBasedStateMachine):
         ),
         again=st.booleans(),
     )
-    def reserve_calls(self, asked: list[tuple[int, int, int, str]], again: bool) -> MultipleResults[uuid.UUID]:
+    def reserve_calls(self, asked: list[tuple[int, int, int, str]], again: bool) -> None:
         requests = [
             call(
                 self.tenant,
@@ -119,30 +116,31 @@ class Spending(RuleBasedStateMachine):
         if again:
             kept = [request for request, verdict in zip(requests, verdicts, strict=True) if verdict.granted]
             assert all(verdict.granted for verdict in reserve(kept, now=self.now))
-        return multiple(*(verdict.id for verdict in verdicts if verdict.granted))
+        self.calls += [verdict.id for verdict in verdicts if verdict.granted]
 
-    @rule(target=gone, ids=st.lists(consumes(calls), max_size=4), part=st.integers(0, 110), known=st.booleans())
-    def settle_calls(self, ids: list[uuid.UUID], part: int, known: bool) -> MultipleResults[uuid.UUID]:
+    @rule(places=st.lists(_places, min_size=1, max_size=4), part=st.integers(0, 110), known=st.booleans())
+    def settle_calls(self, places: list[int], part: int, known: bool) -> None:
+        ids = self.end(places)
         reserved = dict(Reservation.objects.filter(pk__in=ids).values_list("pk", "amount"))
         settle([Settlement(id, reserved.get(id, 40) * part // 100 if known else None) for id in ids], now=self.now)
-        return multiple(*ids)
 
-    @rule(target=gone, id=consumes(calls))
-    def release_call(self, id: uuid.UUID) -> uuid.UUID:
-        release([id])
-        return id
+    @rule(place=_places)
+    def release_call(self, place: int) -> None:
+        release(self.end([place]))
 
-    @rule(ids=st.lists(gone, max_size=3, unique=True), amount=_amounts)
-    def settle_late_or_again(self, ids: list[uuid.UUID], amount: int) -> None:
+    @rule(places=st.sets(_places, min_size=1, max_size=3), amount=_amounts)
+    def settle_late_or_again(self, places: set[int], amount: int) -> None:
+        ids = [self.gone[place % len(self.gone)] for place in sorted(places) if self.gone]
         settle([Settlement(id, amount) for id in ids], now=self.now)
 
     @rule(limit=st.integers(1, 4))
     def charge_expired_calls(self, limit: int) -> None:
         charge_expired(now=self.now, limit=limit)
 
-    @rule(id=calls)
-    def extend_call(self, id: uuid.UUID) -> None:
-        attempts = Reservation.objects.filter(pk=id).values_list("attempt_id", flat=True)
+    @rule(place=_places)
+    def extend_call(self, place: int) -> None:
+        ids = self.calls[place % len(self.calls) :][:1] if self.calls else []
+        attempts = Reservation.objects.filter(pk__in=ids).values_list("attempt_id", flat=True)
         extend([a for a in attempts if a], self.now + dt.timedelta(seconds=30))
 
     @rule(seconds=st.sampled_from([1, 20, 40, 6 * 3600, 12 * 24 * 3600]))
