@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from django.utils import timezone
 
 from apps.events.models import Event
-from apps.swarms.models import Swarm, SwarmStatus
+from apps.swarms import admission
+from apps.swarms.models import Swarm, SwarmStatus, TaskStatus
 from apps.tenants.models import Tenant, User
 from tests import desk
 from tests.browser import Daphne, OpenTab, Tab, chromium, db, tab, web, web_of_module
@@ -63,7 +65,7 @@ def test_the_overview_moves_from_queue_to_running_to_finished(
     window.page.evaluate("window.here = true")
     queued = desk.submitted(desk.spec("nightly-digest", items=1), acme, operator)
     window.page.wait_for_selector("#part-queue >> text=nightly-digest")
-    desk.admission.admit(now=desk.timezone.now())
+    admission.admit(now=timezone.now())
     window.page.wait_for_selector("#part-running >> text=nightly-digest")
     desk.finish(queued)
     window.page.wait_for_selector("#part-finished >> text=nightly-digest")
@@ -211,7 +213,7 @@ def test_no_page_is_wider_than_its_window_or_complains(
 ) -> None:
     desk.work(2)
     desk.started(desk.spec("a-name-that-goes-on-and-on-" + "x" * 60, items=2), acme, operator)
-    desk.work(2, status=desk.TaskStatus.FAILED, error="https://very.long/" + "path" * 80)
+    desk.work(2, status=TaskStatus.FAILED, error="https://very.long/" + "path" * 80)
     task = swarm.tasks.first()
     assert task
     for width in WIDTHS:

@@ -13,6 +13,8 @@ from django.utils import timezone
 
 from apps.audit.models import AuditEntry
 from apps.costs.models import Budget
+from apps.execution.models import Tick
+from apps.swarms import admission
 from apps.swarms.models import ResourcePool, Swarm, SwarmStatus, Task, TaskStatus
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
@@ -250,7 +252,7 @@ def test_a_silent_orchestrator_is_noticed_after_15_seconds(operator: User) -> No
     desk.platform_is_up(now - dt.timedelta(seconds=14))
     client = logged_in(operator)
     assert "All is well" in text_of(client.get("/"))
-    desk.Tick.objects.update(at=now - dt.timedelta(seconds=20))
+    Tick.objects.update(at=now - dt.timedelta(seconds=20))
     assert "The orchestrator has stopped ticking" in text_of(client.get("/"))
 
 
@@ -416,7 +418,7 @@ def test_failed_tasks_can_be_retried_from_both_pages(operator: User, acme: Tenan
     assert "runs again" in text_of(client.post(f"/tasks/{task.pk}/retry/", follow=True))
     refused = client.post(f"/tasks/{task.pk}/retry/", follow=True)
     assert "Retry was refused" in text_of(refused)
-    desk.admission.admit(now=timezone.now())
+    admission.admit(now=timezone.now())
     desk.work(1, status=TaskStatus.FAILED, error="and again")
     assert "runs its failed tasks again" in text_of(client.post(f"/swarms/{swarm.pk}/retry/", follow=True))
 

@@ -364,6 +364,7 @@ def test_permissions_that_are_taken_away_end_what_is_sent(
 def test_nonsense_is_answered_and_harms_nothing(operator: User, acme: Tenant) -> None:
     async def scenario() -> None:
         async with socket(operator) as client:
+            nonsense: Any
             for nonsense in (
                 {"type": "explode"},
                 {"no": "type"},

@@ -44,9 +44,9 @@ class Row:
         return share(self.cost, self.budget) if self.cost is not None and self.budget else None
 
 
-def share(part: float | Decimal, whole: float | Decimal) -> int:
+def share(part: int | Decimal, whole: int | Decimal) -> int:
     """Whole percent, rounded down so that 100 means all of it; 0 of nothing is 0."""
-    return int(100 * part / whole) if whole else 0
+    return int(100 * Decimal(part) / Decimal(whole)) if whole else 0
 
 
 def rows(swarms: Iterable[Swarm], principal: Principal, *, in_flight: bool = False) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -137,7 +137,7 @@ class SwarmPage(Page):
             },
         }
 
-    def causes(self) -> list[dict[str, Any]]:
+    def causes(self) -> list[Mapping[str, Any]]:
         """What failed tasks failed of, the most frequent first: failure_code, error, n."""
         if not self.swarm.tasks_failed:
             return []
@@ -149,7 +149,7 @@ class SwarmPage(Page):
 
     def agents(self) -> dict[str, Any]:
         swarm = self.swarm
-        spent: dict[str, dict[str, int]] = {}
+        spent: dict[str, Mapping[str, Any]] = {}
         if self.principal.can(Permission.COST_READ, swarm.tenant_id):
             sums = (
                 LedgerEntry.objects.filter(swarm_id=swarm.pk)
@@ -229,7 +229,7 @@ _ACTS: dict[str, tuple[Permission, str]] = {
 class SwarmAct(ConsoleView):
     """``POST /swarms/ID/terminate|pause|resume|retry/``: does it, and says what came of it on the swarm's page."""
 
-    http_method_names: ClassVar[list[str]] = ["post"]
+    http_method_names = ["post"]
 
     def post(self, request: HttpRequest, pk: uuid.UUID, act: str) -> HttpResponse:
         if act not in _ACTS:

@@ -87,7 +87,7 @@ def readable(value: Any) -> str:
 class TaskRetry(ConsoleView):
     """``POST /tasks/ID/retry/``"""
 
-    http_method_names: ClassVar[list[str]] = ["post"]
+    http_method_names = ["post"]
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         task = get_object_or_404(Task.objects.visible_to(self.principal).named(), pk=pk)
