@@ -14,6 +14,7 @@ from django.utils import timezone
 from apps.audit.models import AuditEntry
 from apps.costs.models import Budget
 from apps.execution.models import Tick
+from apps.observability.models import WatchdogRun
 from apps.swarms import admission
 from apps.swarms.models import ResourcePool, Swarm, SwarmStatus, Task, TaskStatus
 from apps.tenants.models import Membership, Tenant, User
@@ -256,6 +257,19 @@ def test_a_silent_orchestrator_is_noticed_after_15_seconds(operator: User) -> No
     assert "The orchestrator has stopped ticking" in text_of(client.get("/"))
 
 
+def test_what_the_watchdog_found_is_told_and_its_lines_only_to_platform_admins(
+    operator: User, platform_admin: User
+) -> None:
+    findings = {"leases": {"about": "Running tasks without a lease", "faults": ["task 1", "task 2", "task 3"]}}
+    WatchdogRun.objects.create(ok=False, findings=findings)
+    shown, all_shown = (text_of(logged_in(user).get("/")) for user in (operator, platform_admin))
+    assert "Running tasks without a lease" in shown
+    assert "task 1" not in shown
+    assert "task 1 task 2 And 1 more." in all_shown
+    WatchdogRun.objects.create(ok=True)
+    assert "without a lease" not in text_of(logged_in(operator).get("/"))
+
+
 def test_the_queue_shows_place_reason_and_start(operator: User, acme: Tenant) -> None:
     ResourcePool.objects.update(agents_total=4)
     desk.started(desk.spec("first"), acme, operator)
@@ -294,12 +308,12 @@ def test_the_overview_with_50_swarms_and_200_finished_takes_a_fixed_number_of_qu
 
     rows(1, SwarmStatus.RUNNING, started_at=now)
     client = logged_in(operator)
-    with django_assert_max_num_queries(29):
+    with django_assert_max_num_queries(30):
         client.get("/")
     rows(49, SwarmStatus.RUNNING, started_at=now)
     rows(30, SwarmStatus.QUEUED, queued_at=now - dt.timedelta(hours=1))
     rows(200, SwarmStatus.FAILED, started_at=now, finished_at=now)
-    with django_assert_max_num_queries(32):
+    with django_assert_max_num_queries(33):
         shown = text_of(client.get("/"))
     assert "196 more failed" in shown
     with django_assert_max_num_queries(12):

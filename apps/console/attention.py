@@ -15,6 +15,7 @@ from django.utils.timesince import timesince
 from apps.console.board import BudgetLine, budget_lines
 from apps.costs.models import Budget, Period, Scope
 from apps.execution.models import Runner, Tick
+from apps.observability.models import WatchdogRun
 from apps.swarms.models import Swarm, SwarmStatus
 from apps.tenants.access import Principal
 from apps.tenants.roles import Permission
@@ -24,6 +25,7 @@ FAILED_WITHIN = dt.timedelta(hours=24)
 QUEUED_TOO_LONG = dt.timedelta(minutes=5)
 TICK_TOO_OLD = dt.timedelta(seconds=15)
 RUNNER_TOO_SILENT = dt.timedelta(seconds=15)
+WATCHDOG_TOO_OLD = dt.timedelta(minutes=5)
 BUDGET_NEAR = 80
 EACH = 4
 """How many findings of one kind are listed; the rest are counted."""
@@ -45,10 +47,11 @@ class Finding:
 
 
 def findings(principal: Principal, tenant_ids: Collection[uuid.UUID], now: dt.datetime) -> list[Finding]:
-    """All that needs attention in these tenants, and of the platform itself; the worst first. At most ten queries."""
+    """All that needs attention in these tenants, and of the platform; the worst first. At most eleven queries."""
     swarms = Swarm.objects.visible_to(principal).filter(tenant__in=tenant_ids).select_related("tenant")
     found = [
         *_platform(swarms.unfinished().exists(), now),
+        *_watchdog(principal, now),
         *_failed(swarms, now),
         *_queued(swarms, now),
         *_budgets(principal, tenant_ids, now),
@@ -95,6 +98,30 @@ def _platform(work: bool, now: dt.datetime) -> list[Finding]:
             )
         )
     return found
+
+
+def _watchdog(principal: Principal, now: dt.datetime) -> list[Finding]:
+    run = WatchdogRun.objects.order_by("-id").first()
+    if run is None or run.ok or now - run.at > WATCHDOG_TOO_OLD:
+        return []
+    found = []
+    for finding in run.findings.values():
+        faults = finding.get("faults", [])
+        # The lines name what they are about, whosever it is.
+        detail = " ".join(faults[:2]) if principal.everything else ""
+        more = len(faults) - 2
+        found.append(
+            Finding(
+                "bad",
+                "rule",
+                str(finding.get("about") or "The system is not whole"),
+                f"{detail} And {more} more." if detail and more > 0 else detail,
+                "The watchdog looks again within a minute. If this stays, see its runs in the administration.",
+                reverse("admin:observability_watchdogrun_changelist") if principal.everything else "",
+                run.at,
+            )
+        )
+    return found[:EACH]
 
 
 def _failed(swarms: QuerySet[Swarm], now: dt.datetime) -> list[Finding]:

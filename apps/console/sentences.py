@@ -61,6 +61,9 @@ _SWARM = {
 }
 
 
+_ICONS = {"watchdog": "rule", "budget": "savings", "runner": "memory", "pool": "dns"}
+
+
 def sentence(kind: str, data: Mapping[str, Any], subject: str = "") -> Sentence:
     """The sentence for an event. ``subject`` is the key of its task, or the name of its swarm, where one is known."""
     noun, _, verb = kind.partition(".")
@@ -99,7 +102,7 @@ def _budget(verb: str, data: Mapping[str, Any]) -> Sentence | None:
 
 def _other(noun: str, verb: str, data: Mapping[str, Any]) -> Sentence:
     tone = "bad" if verb in {"exhausted", "exceeded", "failed", "over", "lost"} else "calm"
-    icon = {"budget": "savings", "runner": "memory", "pool": "dns"}.get(noun, "bolt" if tone == "calm" else "warning")
+    icon = _ICONS.get(noun, "bolt" if tone == "calm" else "warning")
     text = f"{noun.replace('_', ' ').capitalize()} {verb.replace('_', ' ')}".strip()
     said = data.get("name") or data.get("budget") or data.get("node")
     if said:
