@@ -143,6 +143,7 @@ def test_a_fence_names_its_language_and_is_well_formed(fence: Fence) -> None:
         case "mermaid":
             assert fence.text.split()[0] in {"flowchart", "sequenceDiagram", "stateDiagram-v2"}
             assert all(fence.text.count(a) == fence.text.count(b) for a, b in ("[]", "()", "{}"))
+            assert ";" not in fence.text, "it ends a statement, also inside a sentence"
         case "yaml":
             yaml.safe_load(fence.text)
 
