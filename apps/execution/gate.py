@@ -33,10 +33,15 @@ PART_OVERHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens a call was billed for. Both zero means that the provider did not say."""
+    """Tokens a call was billed for. Both zero means that the provider did not say.
+
+    Tokens read from or written to the provider's prompt cache are among the input tokens, at a price of their own.
+    """
 
     input_tokens: int
     output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -97,7 +102,12 @@ class Gate:
             context.spending.cost += highest
             self._settle_soon(Settlement(reservation, None))
             return answer
-        cost = context.price.cost(usage.input_tokens, usage.output_tokens)
+        cost = context.price.cost(
+            usage.input_tokens,
+            usage.output_tokens,
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+        )
         context.spending.input_tokens += usage.input_tokens
         context.spending.output_tokens += usage.output_tokens
         context.spending.cost += cost
@@ -172,7 +182,10 @@ class GovernedModel(WrapperModel):
 
         async def send() -> tuple[ModelResponse, Usage]:
             response = await self.wrapped.request(messages, settings, model_request_parameters)
-            return response, Usage(response.usage.input_tokens, response.usage.output_tokens)
+            used = response.usage
+            return response, Usage(
+                used.input_tokens, used.output_tokens, used.cache_read_tokens, used.cache_write_tokens
+            )
 
         return await self._gate.call(self._context, highest, send)
 

@@ -57,8 +57,7 @@ def lease(runner_id: uuid.UUID, limit: int, *, now: dt.datetime, expires_at: dt.
             """,
             {"limit": limit, "expires_at": expires_at, "runner": runner_id, "now": now},
         )
-        # Raw cursors hand JSON over as text.
-        leased = [Leased(*row[:7], json.loads(row[7]) if row[7] else None, *row[8:]) for row in cursor.fetchall()]
+        leased = [_leased(row) for row in cursor.fetchall()]
         emit(
             [
                 NewEvent("task.running", task.tenant_id, task.swarm_id, task.task_id, {"attempt": task.number})
@@ -67,6 +66,12 @@ def lease(runner_id: uuid.UUID, limit: int, *, now: dt.datetime, expires_at: dt.
             now=now,
         )
     return leased
+
+
+def _leased(row: tuple[Any, ...]) -> Leased:
+    *ids, index, item, number, ready_at, started_at = row
+    # Raw cursors hand JSON over as text.
+    return Leased(*ids, index, None if item is None else json.loads(item), number, ready_at, started_at)
 
 
 def renew(tokens: Sequence[uuid.UUID], *, expires_at: dt.datetime) -> set[uuid.UUID]:

@@ -247,6 +247,21 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             os.kill(cluster.pid, signal.SIGTERM)
 
+    def _abandon(self, cluster: Cluster, members: list[psutil.Process]) -> None:
+        """Of a stuck generation only what runs may go on; what it took and cannot start goes to the next one."""
+        started = {work.row for member in members if (work := cluster.board.work_of(member.pid)) is not None}
+        for member in members:
+            work = cluster.board.work_of(member.pid)
+            if work is not None and not work.row:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+        if not any(started):
+            cluster.kill_at = 0.0
+        waiting = [row for row in cluster.pulled if row not in started]
+        self._due_again(waiting)
+        for row in waiting:
+            del cluster.pulled[row]
+
     def _tell(self, cluster: Cluster) -> None:
         """Tells the runners to drain. An idle worker is left alone: killed there, it would hold the queue's lock."""
         if self.name != "agents":
@@ -275,12 +290,15 @@ class Supervisor:
 
     def _give_back(self, cluster: Cluster) -> None:
         """What an ended generation had taken from the queue and not finished is due again at once."""
-        rows = OrmQ.objects.filter(pk__in=[*cluster.pulled, *(row for row in cluster.workers.values() if row)])
         with contextlib.suppress(DatabaseError):
-            if self.name == "agents":
-                rows.delete()
-            elif count := rows.update(lock=timezone.now()):
-                log.warning("tasks_given_back", cluster=self.name, count=count)
+            self._due_again([*cluster.pulled, *(row for row in cluster.workers.values() if row)])
+
+    def _due_again(self, rows: list[int]) -> None:
+        found = OrmQ.objects.filter(pk__in=rows)
+        if self.name == "agents":
+            found.delete()  # runners are counted, and enqueued anew as they are missing
+        elif count := found.update(lock=timezone.now()):
+            log.warning("tasks_given_back", cluster=self.name, count=count)
 
     # -- watching ----------------------------------------------------------------------------------------------------
 
@@ -329,6 +347,7 @@ class Supervisor:
         if reason := stuck(facts, self.limits):
             log.error("cluster_stuck", cluster=self.name, reason=reason)
             self._retire(settings.GRACE_SECONDS)
+            self._abandon(cluster, members)
             self._start(now)
         elif self.name == "agents":
             self._keep_runners(cluster, works, at, now)
