@@ -51,6 +51,8 @@ class ChangeList(UnfoldChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
+        if not self.query and not self.has_active_filters:
+            self.full_result_count = self.result_count  # so that nobody is offered to see all of what they see
         self.result_list: list[Any] = self.model_admin.prepared(request, self.result_list)
 
 
@@ -60,7 +62,8 @@ class ModelAdmin(UnfoldModelAdmin):
     ``about`` is a sentence above the list and the page. ``references`` maps the name of a field that holds an id
     without a foreign key to the label of the model it means ("swarms.Swarm"); ``reference_column`` shows it.
     ``search_ids`` are fields that a typed UUID is looked up in, exactly. ``huge`` turns counting off.
-    ``shown_as`` maps a form field to the display that stands for it where the person may only look.
+    ``shown_as`` maps a form field to the display that stands for it where the person may only look. ``labels`` and
+    ``hints`` name and explain form fields better than the model does. ``is_audited`` rows link to their audit entries.
     """
 
     about: str = ""
@@ -68,6 +71,9 @@ class ModelAdmin(UnfoldModelAdmin):
     references: ClassVar[dict[str, str]] = {}
     search_ids: ClassVar[Sequence[str]] = ()
     shown_as: ClassVar[dict[str, str]] = {}
+    labels: ClassVar[dict[str, str]] = {}
+    hints: ClassVar[dict[str, str]] = {}
+    is_audited = True
     audits_itself = False
 
     list_per_page = 50
@@ -93,6 +99,9 @@ class ModelAdmin(UnfoldModelAdmin):
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         found = super().get_object(request, object_id, from_field)
         return self.prepared(request, [found])[0] if found is not None else None
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        return named_formfield(self, super().formfield_for_dbfield(db_field, request, **kwargs), db_field)
 
     def row_or_none(self, request: HttpRequest, object_id: str) -> Any:
         """The row of an id as it stands in a URL, if it is one and this person may see it."""
@@ -237,6 +246,15 @@ class ModelAdmin(UnfoldModelAdmin):
         return redirect(f"{url}?resource_kind={self.opts.model_name}&resource_id={obj.pk}")
 
 
+def named_formfield(named: Any, formfield: Any, db_field: models.Field[Any, Any]) -> Any:
+    """A form field with the label and the hint that an admin or inline has for it."""
+    if formfield is not None:
+        formfield.label = named.labels.get(db_field.name, formfield.label)
+        hint = "USD" if isinstance(db_field, NanoDollarField) else formfield.help_text
+        formfield.help_text = named.hints.get(db_field.name, hint)
+    return formfield
+
+
 class ReadOnly:
     """A model whose rows the system writes: nothing is added, changed or deleted by hand. ``about`` says why."""
 
@@ -252,8 +270,13 @@ class ReadOnly:
 
 def admin_url(target: models.Model) -> str:
     """The admin page of an object; empty when its model has none."""
+    return page_url(type(target), target.pk)
+
+
+def page_url(model: type[models.Model], pk: Any) -> str:
+    """The admin page of the object with this key, if there is one; empty when its model has none."""
     try:
-        return reverse(f"admin:{target._meta.app_label}_{target._meta.model_name}_change", args=[quote(target.pk)])
+        return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[quote(pk)])
     except NoReverseMatch:
         return ""
 

@@ -69,16 +69,22 @@ def moment(value: dt.datetime | None) -> SafeString | str:
     )
 
 
-def share(part: float, whole: float, text: str, *, warn_at: float = 0.8, bad_at: float = 0.9) -> SafeString:
-    """A bar of part to whole with its text; the bar turns orange and red as it fills."""
+def share(
+    part: float, whole: float, text: str, *, warn_at: float = 0.8, bad_at: float = 0.9, failed: float = 0
+) -> SafeString:
+    """A bar of part to whole with its text. The bar turns orange and red as it fills; ``failed`` adds a red end."""
     fraction = (part / whole if whole else 1.0) if part else 0.0
-    percent = round(min(max(fraction, 0.0), 1.0) * 100)
     tone = "bg-red-600" if fraction >= bad_at else "bg-orange-500" if fraction >= warn_at else "bg-primary-600"
+    percent = min(max(fraction, 0.0), 1.0) * 100
+    red = min(failed / whole * 100, 100 - percent) if whole else 0.0
     return format_html(
-        '<span class="flex flex-col gap-1 whitespace-nowrap" title="{percent} %"><span>{text}</span>'
-        '<span class="bg-base-200 block h-1.5 overflow-hidden rounded-default w-32 dark:bg-base-700" role="img" '
-        'aria-label="{percent} %"><span class="block h-1.5 {tone}" style="width: {percent}%"></span></span></span>',
-        percent=percent,
+        '<span class="flex flex-col gap-1 whitespace-nowrap" title="{label}"><span>{text}</span>'
+        '<span class="bg-base-200 flex h-1.5 overflow-hidden rounded-default w-32 dark:bg-base-700" role="img" '
+        'aria-label="{label}"><span class="block h-1.5 {tone}" style="width: {percent}%"></span>'
+        '<span class="block h-1.5 bg-red-600" style="width: {red}%"></span></span></span>',
+        percent=f"{percent:.1f}",
+        red=f"{red:.1f}",
+        label=f"{fraction * 100:.0f} %",
         text=text,
         tone=tone,
     )
@@ -167,6 +173,20 @@ def json_column(name: str, description: str) -> Display:
         if value is None or value in ({}, [], ""):
             return NOTHING
         return preformatted(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
+
+    return _named(display, description, None)
+
+
+def facts_column(name: str, description: str) -> Display:
+    """A small JSON object in one line, for lists: "attempt 1, code lease_expired"."""
+
+    def display(self: Any, obj: Any) -> str:
+        facts = getattr(obj, name)
+        if not isinstance(facts, dict):
+            return str(facts or NOTHING)
+        told = [f"{key.replace('_', ' ')} {value}" for key, value in facts.items() if value not in ("", None, [], {})]
+        line = ", ".join(told)
+        return (line if len(line) <= 120 else f"{line[:120]}…") or NOTHING
 
     return _named(display, description, None)
 

@@ -57,6 +57,12 @@ class Site(UnfoldAdminSite):
         response: TemplateResponse = super().index(request, context)
         return response
 
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        context: dict[str, Any] = super().each_context(request)
+        audit = self._registry.get(apps.get_model("audit.AuditEntry"))
+        context["may_read_audit"] = bool(audit and self.has_permission(request) and audit.has_view_permission(request))
+        return context
+
     def cards(self, request: HttpRequest) -> list[Card]:
         """The numbers of the models this person may see, in the order of the sidebar."""
         found = []

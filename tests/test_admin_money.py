@@ -169,7 +169,7 @@ def test_a_budget_can_be_made_inactive(finance: User, acme: Tenant) -> None:
         ({"target": "someone"}, "target", "has no target"),
         ({"scope": "end_user", "target": "someone"}, "target", "Must be the id"),
         ({"scope": "galaxy"}, "scope", "not one of the available choices"),
-        ({"tenant": "nobody"}, "tenant", "valid choice"),
+        ({"tenant": "nobody"}, "tenant", "not a valid UUID"),
     ],
 )
 def test_a_wrong_field_says_what_is_wrong(

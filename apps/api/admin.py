@@ -15,6 +15,7 @@ from portal.admin_fields import DateRangeFilter
 @admin.register(IdempotencyKey)
 class IdempotencyKeyAdmin(ReadOnly, PlatformModelAdmin):
     about = "Requests that carried an Idempotency-Key, kept for a day: the same key again gets the same answer."
+    is_audited = False
     empty_hint = "No request has carried an Idempotency-Key in the last day."
     huge = True
     list_display = ("key", "endpoint", "who", "status", "made")

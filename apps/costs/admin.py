@@ -94,6 +94,11 @@ class BudgetAdmin(TenantModelAdmin):
     write_permission = Permission.BUDGET_UPDATE
     audits_itself = True
     form = BudgetForm
+    labels: ClassVar[dict[str, str]] = {"scope": "Watches", "is_active": "Active"}
+    hints: ClassVar[dict[str, str]] = {
+        "target": "A data subject's id, a swarm's id or an agent's name. Empty: each one separately.",
+        "limit": "USD. Lowered below what is spent or reserved, it takes nothing back: no further call fits.",
+    }
     list_display = ("name", "tenant_link", "limit_usd", "how", "standing", "left", "state")
     list_filter = (
         TenantFilter,
@@ -109,8 +114,8 @@ class BudgetAdmin(TenantModelAdmin):
     shown_as: ClassVar[dict[str, str]] = {"limit": "limit_exact"}
     standing_fields = ("standing", "spent", "reserved", "left", "period_now", "periods_link")
     fieldsets = (
-        ("What it watches", {"fields": ("tenant", "name", ("scope", "target"))}),
-        ("Limit", {"fields": (("limit", "period"), "enforcement", "is_active")}),
+        ("What it watches", {"fields": ("tenant", "name", "scope", "target")}),
+        ("Limit", {"fields": ("limit", "period", "enforcement", "is_active")}),
         ("Note", {"fields": ("note",)}),
     )
     limit_usd = usd_column("limit", "Limit")
@@ -130,18 +135,6 @@ class BudgetAdmin(TenantModelAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """What a budget watches is settled when it is made: its periods have counted that."""
         return (*self.standing_fields, "tenant", "scope", "target", "period") if obj else self.standing_fields
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        form = super().get_form(request, obj, change, **kwargs)
-        if "target" in form.base_fields:
-            form.base_fields[
-                "target"
-            ].help_text = "A data subject's id, a swarm's id or an agent's name. Empty: each one separately."
-        if "limit" in form.base_fields:
-            form.base_fields[
-                "limit"
-            ].help_text = "USD. Lowered below what is spent or reserved, it takes nothing back: no further call fits."
-        return form
 
     def save_model(self, request: HttpRequest, obj: Budget, form: Any, change: bool) -> None:
         by = self.principal(request)
@@ -233,6 +226,7 @@ class BudgetPeriodAdmin(ReadOnly, TenantModelAdmin):
     about = "What was spent and is reserved of each budget in each period. Calls write it; nobody edits it."
     read_permission = Permission.BUDGET_READ
     tenant_path = "budget__tenant_id"
+    is_audited = False
     huge = True
     list_display = ("period_key", "budget_link", "who", "committed", "spent_usd", "reserved_usd", "overage_usd", "ends")
     list_filter = (TenantFilter, ("budget__enforcement", ChoicesDropdownFilter), ("starts_at", DateRangeFilter))
@@ -285,6 +279,7 @@ class ReservationAdmin(ReadOnly, TenantModelAdmin):
         "The highest possible cost of each call in flight. It goes when the call is settled, or charged when it ends."
     )
     empty_hint = "No model call is in flight."
+    is_audited = False
     read_permission = Permission.BUDGET_READ
     huge = True
     references = CALL_REFERENCES
@@ -313,21 +308,11 @@ class ReservationAdmin(ReadOnly, TenantModelAdmin):
 class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
     about = "What is owed, entry by entry. The database refuses changes: a correction is an adjustment, another entry."
     read_permission = Permission.COST_READ
+    is_audited = False
     huge = True
     references = {**CALL_REFERENCES, "subject_id": "privacy.DataSubject"}
     search_ids = ("swarm_id", "task_id", "attempt_id", "reservation_id", "subject_id")
-    list_display = (
-        "entry",
-        "when",
-        "tenant_name",
-        "kind_label",
-        "amount_usd",
-        "swarm",
-        "agent",
-        "model",
-        "tokens",
-        "state",
-    )
+    list_display = ("entry", "when", "tenant_name", "kind_label", "amount_usd", "swarm", "agent", "model", "state")
     list_filter = (
         TenantFilter,
         ("kind", ChoicesDropdownFilter),
@@ -382,6 +367,13 @@ class PriceAdmin(TenantModelAdmin):
     search_fields = ("provider", "model", "note")
     list_select_related = ("tenant",)
     ordering = ("provider", "model", "-effective_from", "id")
+    labels: ClassVar[dict[str, str]] = {"effective_from": "In force from"}
+    hints: ClassVar[dict[str, str]] = {
+        "provider": 'The part before the colon in "openai:gpt-4o".',
+        "model": "The part after the colon.",
+        "input_per_mtok": "USD for a million input tokens.",
+        "output_per_mtok": "USD for a million output tokens.",
+    }
     shown_as: ClassVar[dict[str, str]] = {
         "input_per_mtok": "input_exact",
         "output_per_mtok": "output_exact",

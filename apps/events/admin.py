@@ -9,7 +9,7 @@ from apps.events.models import Consumer, Event, Horizon
 from apps.tenants.admin_scoping import PlatformModelAdmin, TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission
 from portal.admin import ReadOnly
-from portal.admin_columns import json_column, reference_column, short_column, when_column
+from portal.admin_columns import facts_column, json_column, reference_column, short_column, when_column
 from portal.admin_fields import DateRangeFilter
 
 
@@ -18,9 +18,10 @@ class EventAdmin(ReadOnly, TenantModelAdmin):
     about = "Everything that happened, in order. Each row was written together with the change it tells of."
     read_permission = Permission.SWARM_READ
     huge = True
+    is_audited = False
     references = {"tenant_id": "tenants.Tenant", "swarm_id": "swarms.Swarm", "task_id": "swarms.Task"}
     search_ids = ("swarm_id", "task_id")
-    list_display = ("number", "when", "kind", "tenant_name", "swarm", "task", "told")
+    list_display = ("number", "when", "kind", "tenant_name", "swarm", "task", "facts")
     list_filter = (TenantFilter, ("kind", FieldTextFilter), ("at", DateRangeFilter))
     search_fields = ("^kind",)
     search_help_text = "Id of a swarm or task, beginning of a kind"
@@ -31,6 +32,7 @@ class EventAdmin(ReadOnly, TenantModelAdmin):
     tenant_name = reference_column("tenant_id", "Tenant")
     swarm = reference_column("swarm_id", "Swarm")
     task = reference_column("task_id", "Task")
+    facts = facts_column("data", "Data")
     told = json_column("data", "Data")
 
 
@@ -38,6 +40,7 @@ class EventAdmin(ReadOnly, TenantModelAdmin):
 class ConsumerAdmin(ReadOnly, PlatformModelAdmin):
     about = "Durable readers of the event log, each with the position up to which everything is done."
     empty_hint = "No consumer has read the log yet."
+    is_audited = False
     list_display = ("name", "event_id", "moved")
     search_fields = ("name",)
     ordering = ("name",)
@@ -48,5 +51,6 @@ class ConsumerAdmin(ReadOnly, PlatformModelAdmin):
 @admin.register(Horizon)
 class HorizonAdmin(ReadOnly, PlatformModelAdmin):
     about = "How far the event log can be read: up to here, every transaction that wrote events is decided."
+    is_audited = False
     list_display = ("__str__", "safe_id", "mark_id", "mark_xact")
     fieldsets = ((None, {"fields": ("safe_id", "mark_id", "mark_xact")}),)

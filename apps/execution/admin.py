@@ -48,6 +48,7 @@ class AttemptAdmin(ReadOnly, TenantModelAdmin):
     read_permission = Permission.SWARM_READ
     tenant_path = "task__swarm__tenant_id"
     huge = True
+    is_audited = False
     references = {"runner_id": "execution.Runner"}
     search_ids = ("task_id", "task__swarm_id", "runner_id")
     list_display = ("which", "task_link", "swarm_link", "outcome_label", "error_text", "took", "cost_usd", "finished")
@@ -95,6 +96,7 @@ class AttemptAdmin(ReadOnly, TenantModelAdmin):
 @admin.register(Runner)
 class RunnerAdmin(ReadOnly, PlatformModelAdmin):
     about = "The processes that run agents. Each writes a heartbeat; one that falls silent loses its leases in 30 s."
+    is_audited = False
     empty_hint = "No worker has run yet. Start one: manage.py work --cluster agents."
     list_display = ("name", "state", "load", "heartbeat", "started", "finished")
     list_filter = (("started_at", DateRangeFilter),)
@@ -135,6 +137,7 @@ class RunnerAdmin(ReadOnly, PlatformModelAdmin):
 @admin.register(Tick)
 class TickAdmin(ReadOnly, PlatformModelAdmin):
     about = "Rounds of the orchestrator, kept for a day: proof that it is alive, and what each round did."
+    is_audited = False
     empty_hint = "The orchestrator has not run yet. Start it: manage.py orchestrate."
     huge = True
     list_display = ("when", "leader", "result", "milliseconds", "did_what", "error_text")

@@ -24,6 +24,7 @@ class JobAdmin(ReadOnly, PlatformModelAdmin):
     """A finished job. Its arguments and result are pickled: they are shown as text and never edited."""
 
     huge = True
+    is_audited = False
     list_display: tuple[str, ...] = ("name", "func", "cluster", "took", "stopped_at")
     list_filter = (("stopped", DateRangeFilter),)
     search_fields = ("name", "func", "group")
@@ -71,17 +72,22 @@ class FailureAdmin(JobAdmin):
 
 @admin.register(Schedule)
 class ScheduleAdmin(ReadOnly, PlatformModelAdmin):
+    is_audited = False
     about = "Jobs that run at set times. The code makes and changes them when it starts."
     empty_hint = "Schedules appear once a worker of the ops cluster has started."
-    list_display = ("title", "func", "schedule_type", "cluster", "next_at", "repeats")
+    list_display = ("title", "func", "schedule_type", "cluster", "next_at", "times_left")
     search_fields = ("name", "func")
     ordering = ("next_run", "id")
     fieldsets = (
         (None, {"fields": ("title", "func", "arguments", "cluster")}),
-        ("When", {"fields": ("schedule_type", "minutes", "cron", "repeats", "next_at")}),
+        ("When", {"fields": ("schedule_type", "minutes", "cron", "times_left", "next_at")}),
     )
     next_at = when_column("next_run", "Next run")
     arguments = text_column("kwargs", "Arguments")
+
+    @admin.display(description="Times left", ordering="repeats")
+    def times_left(self, schedule: Any) -> str:
+        return "for ever" if schedule.repeats < 0 else str(schedule.repeats)
 
     @admin.display(description="Job", ordering="name")
     def title(self, schedule: Any) -> str:
@@ -90,6 +96,7 @@ class ScheduleAdmin(ReadOnly, PlatformModelAdmin):
 
 @admin.register(OrmQ)
 class OrmQAdmin(ReadOnly, PlatformModelAdmin):
+    is_audited = False
     about = "Jobs that wait for a worker, and those that one has taken and not finished yet."
     empty_hint = "No job waits."
     list_display = ("what", "key", "state", "locked")

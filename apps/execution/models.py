@@ -44,6 +44,9 @@ class Attempt(models.Model):
         # Rows are added in the order of time, so a few bytes per block find the latest ones.
         indexes: ClassVar = [BrinIndex(fields=["finished_at"], name="attempts_by_time", autosummarize=True)]
 
+    def __str__(self) -> str:
+        return f"attempt {self.number}"
+
     @property
     def seconds(self) -> float:
         """How long it took."""
@@ -87,3 +90,6 @@ class Tick(models.Model):
     class Meta:
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [models.Index(fields=["at"], name="ticks_by_time")]
+
+    def __str__(self) -> str:
+        return f"tick {self.pk}"

@@ -18,6 +18,7 @@ from portal.admin_fields import DateRangeFilter
 @admin.register(WatchdogRun)
 class WatchdogRunAdmin(ReadOnly, PlatformModelAdmin):
     about = "Looks, minute by minute, at whether the system is whole: leases, spending, ledger and budgets that agree."
+    is_audited = False
     empty_hint = "The watchdog has not run yet. It runs in the ops workers: manage.py work --cluster ops."
     huge = True
     list_display = ("when", "result", "checks", "milliseconds")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
@@ -14,6 +16,7 @@ from portal.admin_columns import CALM, GOOD, yes_column
 class RegionInline(PlatformInline):
     model = Region
     fields = ("name", "base_url", "order", "is_enabled")
+    labels: ClassVar[dict[str, str]] = {"base_url": "Base URL", "is_enabled": "Enabled"}
 
 
 @admin.register(Provider)
@@ -22,6 +25,7 @@ class ProviderAdmin(PlatformModelAdmin):
         "Who serves models: agents name them as provider:model. Keys stay in the environment; here is only the name of "
         "the variable. Calls go to the regions with the lowest order first."
     )
+    labels: ClassVar[dict[str, str]] = {"api_key_variable": "Variable of the API key", "is_enabled": "Enabled"}
     empty_hint = "Add a provider with at least one region, so that agents can use its models."
     list_display = ("name", "kind", "region_names", "api_key_variable", "state")
     list_filter = ("is_enabled",)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action
@@ -83,7 +85,7 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     actions_detail = ("terminate_one", "pause_one", "resume_one", "retry_one")
     fieldsets = (
         (None, {"fields": ("status_label", "why", "tenant_link", "priority_label", "progress", "cost")}),
-        ("Inside", {"fields": ("agents_link", "tasks_link", "events_link", "ledger_link")}),
+        ("Inside", {"fields": ("live_page", "agents_link", "tasks_link", "events_link", "ledger_link")}),
         ("Asked of the pool", {"fields": ("agents_asked", "memory_gb_asked", "cpu_asked", "holds_resources")}),
         ("Queue", {"fields": ("queue_reason", "queue_position", "starts")}),
         ("Who and when", {"fields": ("submitter", "subject", "created", "queued", "started", "finished")}),
@@ -113,10 +115,10 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
 
     @admin.display(description="Progress")
     def progress(self, swarm: Swarm) -> SafeString:
-        done = swarm.tasks_succeeded + swarm.tasks_failed + swarm.tasks_cancelled
         text = f"{swarm.tasks_succeeded} of {swarm.tasks_total} succeeded"
         text += f", {swarm.tasks_failed} failed" if swarm.tasks_failed else ""
-        return share(done, swarm.tasks_total, text, warn_at=9, bad_at=9)
+        never = {"warn_at": 2.0, "bad_at": 2.0}
+        return share(swarm.tasks_succeeded, swarm.tasks_total, text, failed=swarm.tasks_failed, **never)
 
     @admin.display(description="Cost")
     def cost(self, swarm: Swarm) -> SafeString | str:
@@ -128,6 +130,11 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
             return moment(None)
         place = f"No. {swarm.queue_position}: " if swarm.queue_position else ""
         return f"{place}{swarm.queue_reason or 'its turn'}"
+
+    @admin.display(description="Live")
+    def live_page(self, swarm: Swarm) -> SafeString:
+        url = reverse("console:swarm", args=[swarm.pk])
+        return format_html('<a href="{}" class="text-link">Watch it in the console</a>', url)
 
     @admin.display(description="Agents")
     def agents_link(self, swarm: Swarm) -> SafeString | str:
@@ -212,6 +219,7 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
 class PartOfSwarmAdmin(ReadOnly, TenantModelAdmin):
     """What belongs to a swarm: seen with it, changed by nobody."""
 
+    is_audited = False
     read_permission = Permission.SWARM_READ
     tenant_path = "swarm__tenant_id"
     swarm_link = link_column("swarm", "Swarm")
@@ -341,6 +349,12 @@ class ResourcePoolAdmin(PlatformModelAdmin):
     read_permission = Permission.POOL_READ
     write_permission = Permission.POOL_UPDATE
     audit_as = "pool"
+    labels: ClassVar[dict[str, str]] = {
+        "agents_total": "Agents",
+        "memory_gb_total": "Memory, in GB",
+        "cpu_total": "CPU, in cores",
+        "swarms_total": "Swarms at once",
+    }
     list_display = ("name", "agents", "memory", "cpu", "swarms")
     fieldsets = (
         ("In use now", {"fields": (("agents", "memory"), ("cpu", "swarms"))}),

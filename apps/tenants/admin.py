@@ -14,6 +14,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget
@@ -23,7 +24,19 @@ from apps.tenants.admin_scoping import TenantFilter, TenantInline, TenantModelAd
 from apps.tenants.models import ApiToken, Membership, Tenant, User
 from apps.tenants.roles import Permission, Role
 from portal.admin import Card, list_url
-from portal.admin_columns import BAD, CALM, GOOD, Display, label, link_column, moment, when_column, yes_column
+from portal.admin_columns import (
+    BAD,
+    BUSY,
+    CALM,
+    GOOD,
+    WARN,
+    Display,
+    label,
+    link_column,
+    moment,
+    when_column,
+    yes_column,
+)
 
 admin.site.unregister(Group)  # roles are memberships, not Django's groups
 
@@ -53,6 +66,7 @@ class TenantAdmin(TenantModelAdmin):
     search_fields = ("name", "slug")
     ordering = ("slug",)
     fields = ("name", "slug", "time_zone", "weight", "max_agents", "is_active")
+    labels: ClassVar[dict[str, str]] = {"max_agents": "Most agents", "is_active": "Active"}
     inlines = (MembershipInline,)
     state = ACTIVE
     created = when_column("created_at", "Created")
@@ -100,7 +114,7 @@ class UserAdmin(PeopleScoped, DjangoUserAdmin):  # type: ignore[misc]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "email", "roles", "state", "is_staff", "is_superuser", "last_seen")
+    list_display = ("username", "email", "roles", "may_use", "state", "last_seen")
     list_filter = ("is_active", "is_staff", "is_superuser")
     search_fields = ("username", "email", "first_name", "last_name")
     ordering = ("username",)
@@ -117,6 +131,12 @@ class UserAdmin(PeopleScoped, DjangoUserAdmin):  # type: ignore[misc]
     )
     readonly_fields = ("last_seen", "joined")
     shown_as: ClassVar[dict[str, str]] = {"password": "state"}
+    labels: ClassVar[dict[str, str]] = {"is_staff": "Staff", "is_superuser": "Platform admin"}
+    hints: ClassVar[dict[str, str]] = {
+        "is_active": "An inactive account can neither log in nor use its tokens.",
+        "is_staff": "May use these pages, within the permissions of their roles.",
+        "is_superuser": "May do everything, in every tenant.",
+    }
     state = ACTIVE
     last_seen = when_column("last_login", "Last login")
     joined = when_column("date_joined", "Joined")
@@ -125,6 +145,12 @@ class UserAdmin(PeopleScoped, DjangoUserAdmin):  # type: ignore[misc]
         seen = self.principal(request).tenants(Permission.USER_MANAGE).values("pk")
         memberships = Membership.objects.filter(tenant__in=seen).select_related("tenant").order_by("tenant__slug")
         return super().get_queryset(request).prefetch_related(models.Prefetch("memberships", memberships, "seen_roles"))
+
+    @admin.display(description="May use", ordering="is_staff")
+    def may_use(self, user: User) -> SafeString | str:
+        if user.is_superuser:
+            return label("everything", WARN, "A platform admin: every tenant, every permission.")
+        return label("administration", BUSY) if user.is_staff else label("console", CALM)
 
     @admin.display(description="Roles")
     def roles(self, user: Any) -> str:

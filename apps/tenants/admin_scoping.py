@@ -21,7 +21,7 @@ from apps.audit import trail
 from apps.tenants.access import Principal, principal_of_request
 from apps.tenants.models import Tenant
 from apps.tenants.roles import Permission
-from portal.admin import FORM_FIELDS, ModelAdmin
+from portal.admin import FORM_FIELDS, ModelAdmin, named_formfield
 from portal.admin_columns import value_at
 from portal.money import NanoDollarField, usd_text
 
@@ -179,6 +179,7 @@ class TenantInline(TenantScoped, TabularInline):
     """Base of rows of a tenant that are edited on another row's page; that row's tenant decides."""
 
     extra = 0
+    hide_title = True
     formfield_overrides: ClassVar[dict[Any, Any]] = FORM_FIELDS
 
     def tenant_id_of(self, row: Any) -> uuid.UUID | None:
@@ -191,7 +192,13 @@ class PlatformInline(PlatformScoped, TabularInline):
     """Base of rows of the platform that are edited on another row's page."""
 
     extra = 0
+    hide_title = True
+    labels: ClassVar[dict[str, str]] = {}
+    hints: ClassVar[dict[str, str]] = {}
     formfield_overrides: ClassVar[dict[Any, Any]] = FORM_FIELDS
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        return named_formfield(self, super().formfield_for_dbfield(db_field, request, **kwargs), db_field)
 
 
 class TenantFilter(DropdownFilter):

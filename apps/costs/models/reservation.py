@@ -14,7 +14,7 @@ from django.utils import timezone
 from apps.tenants.access import Principal
 from apps.tenants.roles import Permission
 from portal.ids import uuid7
-from portal.money import NanoDollarField
+from portal.money import NanoDollarField, usd_label
 
 
 class ReservationQuerySet(models.QuerySet["Reservation"]):
@@ -61,3 +61,6 @@ class Reservation(models.Model):
             models.Index(fields=["expires_at"], name="reservations_by_expiry"),
             models.Index(fields=["attempt_id"], name="reservations_of_attempt"),
         ]
+
+    def __str__(self) -> str:
+        return f"reservation of {usd_label(self.amount)}"
