@@ -68,10 +68,10 @@ def lease(runner_id: uuid.UUID, limit: int, *, now: dt.datetime, expires_at: dt.
     return leased
 
 
-def _leased(row: tuple[Any, ...]) -> Leased:
-    *ids, index, item, number, ready_at, started_at = row
-    # Raw cursors hand JSON over as text.
-    return Leased(*ids, index, None if item is None else json.loads(item), number, ready_at, started_at)
+def _leased(row: Sequence[Any]) -> Leased:
+    task, item, rest = row[:7], row[7], row[8:]
+    values = [*task, None if item is None else json.loads(item), *rest]  # raw cursors hand JSON over as text
+    return Leased(*values)
 
 
 def renew(tokens: Sequence[uuid.UUID], *, expires_at: dt.datetime) -> set[uuid.UUID]:

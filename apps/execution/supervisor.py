@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import gc
-import importlib.util
 import math
-import multiprocessing
 import os
 import select
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import psutil
 import structlog
@@ -27,21 +23,19 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connections
 from django.utils import timezone
-from django_q import signals as queue_signals
 from django_q.conf import Conf
 from django_q.models import OrmQ
 
-from apps.execution import board
-from apps.execution.board import Board
+from apps.execution.board import Work
 from apps.execution.broker import queue_of
+from apps.execution.cluster import Cluster, lives, preload, reap
 from apps.execution.models import Runner
-from portal.processes import adopt_orphans, die_with_parent
+from portal.processes import adopt_orphans
 from portal.queue import enqueue
 
 log = structlog.get_logger(__name__)
 
 RUN_AGENTS = "apps.execution.tasks.run_agents"
-PRELOADED = ("apps.execution.tasks", "apps.execution.runner", "pydantic_ai", "openai", "pydantic_ai.models.openai")
 FRESH = dt.timedelta(seconds=10)
 LOST_AGAIN_AFTER = dt.timedelta(seconds=30)
 
@@ -84,49 +78,6 @@ def missing_runners(*, wanted: int, busy: int, queued: int, elsewhere: int) -> i
     return max(wanted - busy - queued - elsewhere, 0)
 
 
-@dataclass(slots=True)
-class Cluster:
-    """One generation of the tree of processes."""
-
-    process: Any  # multiprocessing's, of the fork context
-    board: Board
-    started: float
-    pulled: dict[int, float] = field(default_factory=dict)  # rows taken from the queue and not yet acknowledged
-    pulled_count: int = 0
-    workers: dict[int, int] = field(default_factory=dict)  # pid -> the row it works on, as last seen
-    whole_at: float = 0.0  # when no process was missing
-    told: set[int] = field(default_factory=set)  # workers that were told to end
-    kill_at: float = math.inf
-
-    @property
-    def pid(self) -> int:
-        return int(self.process.pid)
-
-    def members(self) -> list[psutil.Process]:
-        """The sentinel's children: pusher, monitor and workers that live."""
-        try:
-            below = psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        parents: dict[int | None, int | None] = {process.pid: _parent(process) for process in below}
-        return [process for process in below if parents.get(parents[process.pid]) == self.pid and _lives(process)]
-
-    def kill(self) -> None:
-        """Ends the whole tree at once: it is a process group of its own."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-
-    def is_gone(self) -> bool:
-        """Whether no process of the tree is left."""
-        if self.process.is_alive():
-            return False
-        try:
-            os.killpg(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        return not any(_lives(child) for child in psutil.Process().children() if _group(child.pid) == self.pid)
-
-
 class Supervisor:
     """Runs one cluster until it is told to end."""
 
@@ -136,7 +87,6 @@ class Supervisor:
         self.limits = limits or Limits()
         self.node = settings.NODE_NAME
         self.queue = queue_of(cluster)
-        self._retry_s = float(Conf.RETRY)
         self._timeout_s = float(Conf.TIMEOUT or math.inf)
         self._current: Cluster | None = None
         self._retiring: list[Cluster] = []
@@ -221,13 +171,8 @@ class Supervisor:
 
     def _start(self, now: float) -> None:
         connections.close_all()  # a forked child must not share them
-        fresh = Board()
-        process = multiprocessing.get_context("fork").Process(
-            target=_cluster, args=(fresh, os.getpid()), name=self.name
-        )
-        process.start()
-        self._current = Cluster(process, fresh, now, whole_at=now)
-        log.info("cluster_started", cluster=self.name, workers=self.workers, pid=process.pid)
+        self._current = Cluster.start(self.name, now)
+        log.info("cluster_started", cluster=self.name, workers=self.workers, pid=self._current.pid)
 
     def _fell(self, now: float) -> None:
         """The current generation died by itself: the next one starts, later the sooner this one fell."""
@@ -243,18 +188,19 @@ class Supervisor:
         assert cluster is not None
         cluster.kill_at = time.monotonic() + grace_s
         self._retiring.append(cluster)
-        self._tell(cluster)
+        if self.name == "agents":  # runners hand back what they cannot finish; jobs run to their end
+            cluster.tell()
         with contextlib.suppress(ProcessLookupError):
             os.kill(cluster.pid, signal.SIGTERM)
 
     def _abandon(self, cluster: Cluster, members: list[psutil.Process]) -> None:
         """Of a stuck generation only what runs may go on; what it took and cannot start goes to the next one."""
-        started = {work.row for member in members if (work := cluster.board.work_of(member.pid)) is not None}
-        for member in members:
-            work = cluster.board.work_of(member.pid)
-            if work is not None and not work.row:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.kill()
+        works = cluster.works(members)
+        started = {work.row for work in works.values()}
+        for pid, work in works.items():
+            if not work.row:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         if not any(started):
             cluster.kill_at = 0.0
         waiting = [row for row in cluster.pulled if row not in started]
@@ -262,27 +208,18 @@ class Supervisor:
         for row in waiting:
             del cluster.pulled[row]
 
-    def _tell(self, cluster: Cluster) -> None:
-        """Tells the runners to drain. An idle worker is left alone: killed there, it would hold the queue's lock."""
-        if self.name != "agents":
-            return
-        for member in cluster.members():
-            work = cluster.board.work_of(member.pid)
-            if work is not None and work.row and member.pid not in cluster.told:
-                cluster.told.add(member.pid)
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.terminate()
-
     def _see_off(self) -> None:
         """Looks after generations that are ending, and buries orphans they leave."""
         for cluster in list(self._retiring):
-            self._look(cluster, time.monotonic())
-            self._tell(cluster)
+            if not cluster.was_killed:
+                self._look(cluster, time.monotonic())
+                if self.name == "agents":
+                    cluster.tell()
             if not cluster.is_gone():
                 if time.monotonic() < cluster.kill_at and cluster.process.is_alive():
                     continue
                 cluster.kill()
-            _reap()
+            reap()
             if cluster.is_gone():
                 cluster.process.join()
                 self._retiring.remove(cluster)
@@ -307,10 +244,8 @@ class Supervisor:
         members = cluster.members()
         pulled, cluster.pulled_count = cluster.board.pulled_since(cluster.pulled_count)
         cluster.pulled.update(pulled)
-        seen = {member.pid: work for member in members if (work := cluster.board.work_of(member.pid)) is not None}
-        for pid in cluster.workers:
-            if pid in seen:
-                continue
+        seen = cluster.works(members)
+        for pid in cluster.workers.keys() - seen.keys():
             last = cluster.board.work_of(pid)
             if last is not None and last.row:
                 log.warning("worker_lost", cluster=self.name, pid=pid)
@@ -336,7 +271,7 @@ class Supervisor:
         if self._database_since is None:
             self._database_since = now
         calm_s = min(now - cluster.started, now - self._database_since - self.limits.settling_s)
-        works = [work for member in members if (work := cluster.board.work_of(member.pid)) is not None]
+        works = cluster.works(members).values()
         facts = Facts(
             processes=len(members),
             processes_wanted=self.workers + 2,
@@ -354,16 +289,16 @@ class Supervisor:
 
     def _waiting_s(self, cluster: Cluster, at: dt.datetime, now: float) -> float:
         """How long the task that waits longest has waited: due in the database, or taken and not started."""
-        kept = (
-            set(OrmQ.objects.filter(pk__in=list(cluster.pulled)).values_list("pk", flat=True)) if cluster.pulled else ()
-        )
+        kept: set[int] = set()
+        if cluster.pulled:
+            kept.update(OrmQ.objects.filter(pk__in=list(cluster.pulled)).values_list("pk", flat=True))
         cluster.pulled = {row: since for row, since in cluster.pulled.items() if row in kept}
         started = set(cluster.workers.values())
         longest = max((now - since for row, since in cluster.pulled.items() if row not in started), default=0.0)
         due = OrmQ.objects.filter(key=self.queue, lock__lte=at).order_by("lock").values_list("lock", flat=True).first()
         return longest if due is None else max(longest, (at - due).total_seconds())
 
-    def _keep_runners(self, cluster: Cluster, works: Iterable[board.Work], at: dt.datetime, now: float) -> None:
+    def _keep_runners(self, cluster: Cluster, works: Iterable[Work], at: dt.datetime, now: float) -> None:
         alive = self._bury(at)
         self._end_silent(cluster, alive, at, now)
         ending = {pid for retiring in self._retiring for pid in retiring.workers}
@@ -385,7 +320,7 @@ class Supervisor:
     def _bury(self, at: dt.datetime) -> list[Runner]:
         """Marks the runners of this node whose process is gone; those that live."""
         rows = list(Runner.objects.filter(node=self.node, finished_at=None))
-        dead = [row.pk for row in rows if not _is_process_of(row)]
+        dead = [row.pk for row in rows if not _has_process(row)]
         if dead:
             Runner.objects.filter(pk__in=dead, finished_at=None).update(finished_at=at)
         return [row for row in rows if row.pk not in dead]
@@ -402,47 +337,6 @@ class Supervisor:
                     os.kill(pid, signal.SIGKILL)
 
 
-def preload(cluster: str) -> None:
-    """Loads what the workers need before they are forked, in memory that they then share."""
-    gc.disable()
-    if cluster == "agents":
-        for module in PRELOADED:
-            if importlib.util.find_spec(module) is not None:
-                importlib.import_module(module)
-    gc.collect()
-    gc.freeze()
-    gc.enable()
-
-
-def _cluster(shared: Board, supervisor: int) -> None:
-    """The top of a forked tree: django-q2's cluster in a process group of its own, which ends with its supervisor."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    os.setsid()
-    die_with_parent()
-    board.current = shared
-
-    def rests(**_: Any) -> None:
-        shared.works_on(0)
-
-    def works(task: dict[str, Any], **_: Any) -> None:
-        shared.works_on(int(task.get("ack_id") or -1))
-
-    queue_signals.post_spawn.connect(rests, weak=False)
-    queue_signals.pre_execute.connect(works, weak=False)
-    queue_signals.post_execute_in_worker.connect(rests, weak=False)
-
-    from django_q.cluster import Cluster as QCluster
-
-    cluster = QCluster()
-    cluster.start()
-    while cluster.sentinel.is_alive():
-        cluster.sentinel.join(0.5)
-        if os.getppid() != supervisor:
-            os.killpg(0, signal.SIGKILL)
-
-
 def _wait(wake: int, seconds: float) -> None:
     """Until a signal comes or the time is over."""
     if select.select([wake], [], [], seconds)[0]:
@@ -450,43 +344,11 @@ def _wait(wake: int, seconds: float) -> None:
             os.read(wake, 4096)
 
 
-def _reap() -> None:
-    """Takes note of the ends of adopted processes, so that they do not stay as zombies."""
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
-            if child.status() == psutil.STATUS_ZOMBIE and not _is_own(child.pid):
-                os.waitpid(child.pid, os.WNOHANG)
-
-
-def _is_own(pid: int) -> bool:
-    return any(child.pid == pid for child in multiprocessing.active_children())
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _parent(process: psutil.Process) -> int | None:
-    try:
-        return int(process.ppid())
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _is_process_of(row: Runner) -> bool:
+def _has_process(row: Runner) -> bool:
     """Whether the runner's process lives, and is not a later one with the same number."""
     try:
         process = psutil.Process(row.pid)
-        return _lives(process) and process.create_time() <= row.started_at.timestamp() + 1
+        # A clock that was set meanwhile shifts the start of a process as the system tells it: hence the minute.
+        return lives(process) and process.create_time() <= row.started_at.timestamp() + 60
     except psutil.NoSuchProcess:
         return False
