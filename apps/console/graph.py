@@ -5,12 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from apps.swarms.models import Step, TaskStatus
 
-WIDTH, HEIGHT = 208, 106
+WIDTH, HEIGHT = 208, 100
 GAP_X, GAP_Y = 56, 16
 MARGIN = 4
+BEND = 8
+MOST = 150
+"""Steps that are drawn; more than that nobody can read."""
 
 
 @dataclass(slots=True)
@@ -62,53 +66,103 @@ class Edge:
 
 
 @dataclass(slots=True)
+class Bend:
+    """Where a need that skips a layer passes through that layer."""
+
+    y: int = 0
+
+
+Place: TypeAlias = "Node | Bend"
+
+
+@dataclass(slots=True)
 class Graph:
+    """``hidden`` counts the steps that are left out because there are too many to draw."""
+
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     width: int = 0
     height: int = 0
+    hidden: int = 0
 
 
 def lay_out(steps: Sequence[Step], counts: Mapping[uuid.UUID, Mapping[str, int]]) -> Graph:
     """Places each step one layer right of the last step it needs; ``counts`` are tasks by status, by step id."""
-    by_name: dict[str, Node] = {}
-    waiting = list(steps)
-    while waiting:
-        placeable = [step for step in waiting if all(need in by_name for need in step.needs)]
-        for step in placeable or waiting:  # needs that are unknown or go round cannot hold a page up
-            layer = 1 + max((by_name[need].layer for need in step.needs if need in by_name), default=-1)
-            by_name[step.name] = Node(step, layer, counts.get(step.pk, {}))
-        waiting = [step for step in waiting if step.name not in by_name]
-    layers: dict[int, list[Node]] = {}
-    for node in by_name.values():
-        layers.setdefault(node.layer, []).append(node)
-    tallest = max((len(nodes) for nodes in layers.values()), default=0)
-    height = 2 * MARGIN + tallest * HEIGHT + max(tallest - 1, 0) * GAP_Y
+    drawn = steps[:MOST]
+    layer_of = _layers(drawn)
+    nodes = {step.name: Node(step, layer_of[step.name], counts.get(step.pk, {})) for step in drawn}
+    layers: dict[int, list[tuple[list[Place], Place]]] = {}
+    routes: list[tuple[Node, list[Bend], Node]] = []
+    for node in nodes.values():
+        before: list[Place] = []
+        for need in node.step.needs:
+            if need not in nodes:
+                continue
+            route: list[Bend] = []
+            last: Place = nodes[need]
+            for layer in range(nodes[need].layer + 1, node.layer):
+                bend = Bend()
+                layers.setdefault(layer, []).append(([last], bend))
+                route.append(bend)
+                last = bend
+            before.append(last)
+            routes.append((nodes[need], route, node))
+        layers.setdefault(node.layer, []).append((before, node))
+    tallest = max((_tall(places) for places in layers.values()), default=0)
     for layer in sorted(layers):
-        nodes = layers[layer]
-        nodes.sort(key=lambda node: (_middle(node, by_name), node.step.position))
-        column = len(nodes) * HEIGHT + (len(nodes) - 1) * GAP_Y
-        for place, node in enumerate(nodes):
-            node.x = MARGIN + layer * (WIDTH + GAP_X)
-            node.y = (height - column) // 2 + place * (HEIGHT + GAP_Y)
-    edges = [
-        Edge(_curve(by_name[need], node), by_name[need].succeeded >= by_name[need].total)
-        for node in by_name.values()
-        for need in node.step.needs
-        if need in by_name
-    ]
+        places = sorted(layers[layer], key=lambda place: _middle(place[0]))  # keeps the spec's order among equals
+        y = MARGIN + (tallest - _tall(places)) // 2
+        for _, place in places:
+            place.y = y
+            y += _height(place) + GAP_Y
+            if isinstance(place, Node):
+                place.x = MARGIN + layer * (WIDTH + GAP_X)
+    edges = [Edge(_path(*route), route[0].succeeded >= route[0].total) for route in routes]
     width = 2 * MARGIN + len(layers) * WIDTH + max(len(layers) - 1, 0) * GAP_X
-    return Graph(sorted(by_name.values(), key=lambda n: (n.layer, n.y)), edges, width, height)
+    ordered = sorted(nodes.values(), key=lambda n: (n.layer, n.y))
+    return Graph(ordered, edges, width, tallest + 2 * MARGIN, len(steps) - len(drawn))
 
 
-def _middle(node: Node, by_name: Mapping[str, Node]) -> float:
-    """The mean height of what it needs, so that lines cross little."""
-    heights = [by_name[need].y for need in node.step.needs if need in by_name]
-    return sum(heights) / len(heights) if heights else 0.0
+def _layers(steps: Sequence[Step]) -> dict[str, int]:
+    """The layer of each step by name. What needs itself in a circle, which no spec may, is put in the first layer."""
+    known = {step.name for step in steps}
+    missing = {step.name: len(set(step.needs) & known) for step in steps}
+    after: dict[str, list[str]] = {}
+    for step in steps:
+        for need in set(step.needs) & known:
+            after.setdefault(need, []).append(step.name)
+    layers = dict.fromkeys(known, 0)
+    ready = [name for name, count in missing.items() if not count]
+    while ready:
+        name = ready.pop()
+        for follower in after.get(name, ()):
+            layers[follower] = max(layers[follower], layers[name] + 1)
+            missing[follower] -= 1
+            if not missing[follower]:
+                ready.append(follower)
+    return {name: 0 if missing[name] else layer for name, layer in layers.items()}
 
 
-def _curve(start: Node, end: Node) -> str:
-    x1, y1 = start.x + WIDTH, start.y + HEIGHT // 2
-    x2, y2 = end.x, end.y + HEIGHT // 2
-    bend = GAP_X // 2
-    return f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
+def _height(place: Place) -> int:
+    return HEIGHT if isinstance(place, Node) else BEND
+
+
+def _tall(places: Sequence[tuple[list[Place], Place]]) -> int:
+    return sum(_height(place) for _, place in places) + GAP_Y * (len(places) - 1)
+
+
+def _middle(before: Sequence[Place]) -> float:
+    """The mean height of what it comes from, so that lines cross little."""
+    return sum(place.y + _height(place) / 2 for place in before) / len(before) if before else 0.0
+
+
+def _path(start: Node, bends: Sequence[Bend], end: Node) -> str:
+    x, y = start.x + WIDTH, start.y + HEIGHT // 2
+    path = f"M{x} {y}"
+    for bend in bends:
+        level = bend.y + BEND // 2
+        path += f" C{x + GAP_X // 2} {y} {x + GAP_X // 2} {level} {x + GAP_X} {level} h{WIDTH}"
+        x, y = x + GAP_X + WIDTH, level
+    half = (end.x - x) // 2
+    target = end.y + HEIGHT // 2
+    return f"{path} C{x + half} {y} {end.x - half} {target} {end.x} {target}"

@@ -111,7 +111,9 @@ class SwarmPage(Page):
 
     @cached_property
     def steps(self) -> list[Step]:
-        return list(Step.objects.filter(swarm=self.swarm).select_related("agent"))
+        return list(
+            Step.objects.filter(swarm=self.swarm).select_related("agent").defer("prompt", "agent__instructions")
+        )
 
     def context(self) -> dict[str, Any]:
         may_terminate = self.principal.can(Permission.SWARM_TERMINATE, self.swarm.tenant_id)
