@@ -50,6 +50,7 @@ class MembershipInline(TenantInline):
     fields = ("user", "tenant", "role")
     read_permission = write_permission = Permission.USER_MANAGE
     verbose_name_plural = "people and their roles"
+    per_page = 20
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Membership]:
         return super().get_queryset(request).select_related("user", "tenant").order_by("tenant__slug", "user__username")

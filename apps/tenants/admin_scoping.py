@@ -187,6 +187,14 @@ class TenantInline(TenantScoped, TabularInline):
         found: uuid.UUID | None = row.pk if isinstance(row, Tenant) else getattr(row, "tenant_id", None)
         return found
 
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """The choices are read once per request, not once per row of the table."""
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        read: dict[str, Any] = request.__dict__.setdefault("_inline_choices", {})
+        if field is not None:
+            field.choices = read.setdefault(f"{self.model.__name__}.{db_field.name}", list(field.choices))
+        return field
+
 
 class PlatformInline(PlatformScoped, TabularInline):
     """Base of rows of the platform that are edited on another row's page."""
