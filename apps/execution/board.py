@@ -56,12 +56,20 @@ class Board:
         self._cells[at + 1], self._cells[at + 2] = row, time.monotonic_ns()
         self._cells[at] = pid
 
-    def work_of(self, pid: int) -> Work | None:
-        """What a worker does; None when the process never was a worker."""
+    def workers(self) -> dict[int, Work]:
+        """What each process does that is or was a worker of this cluster and was not struck off."""
+        pids = self._cells[_SLOTS_AT::3].tolist()
+        return {
+            pid: Work(self._cells[at], self._cells[at + 1] / 1e9)
+            for at, pid in zip(range(_SLOTS_AT + 1, _CELLS, 3), pids, strict=True)
+            if pid
+        }
+
+    def strike_off(self, pid: int) -> None:
+        """A worker that ended is none any more."""
         at = _SLOTS_AT + 3 * (pid % _SLOTS)
-        if self._cells[at] != pid:
-            return None
-        return Work(self._cells[at + 1], self._cells[at + 2] / 1e9)
+        if self._cells[at] == pid:
+            self._cells[at] = 0
 
 
 current: Board | None = None

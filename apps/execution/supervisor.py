@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psutil
@@ -26,7 +25,6 @@ from django.utils import timezone
 from django_q.conf import Conf
 from django_q.models import OrmQ
 
-from apps.execution.board import Work
 from apps.execution.broker import queue_of
 from apps.execution.cluster import Cluster, lives, preload, reap
 from apps.execution.models import Runner
@@ -93,7 +91,7 @@ class Supervisor:
         self._asked = 0
         self._start_at = 0.0
         self._backoff_s = 1.0
-        self._database_since: float | None = None
+        self._database_since: float | None = -math.inf  # None: it is away
         self._silent_since: dict[int, float] = {}
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -193,15 +191,14 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             os.kill(cluster.pid, signal.SIGTERM)
 
-    def _abandon(self, cluster: Cluster, members: list[psutil.Process]) -> None:
+    def _abandon(self, cluster: Cluster) -> None:
         """Of a stuck generation only what runs may go on; what it took and cannot start goes to the next one."""
-        works = cluster.works(members)
-        started = {work.row for work in works.values()}
-        for pid, work in works.items():
+        started = cluster.started_rows()
+        for pid, work in cluster.workers.items():
             if not work.row:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        if not any(started):
+        if not started:
             cluster.kill_at = 0.0
         waiting = [row for row in cluster.pulled if row not in started]
         self._due_again(waiting)
@@ -228,7 +225,7 @@ class Supervisor:
     def _give_back(self, cluster: Cluster) -> None:
         """What an ended generation had taken from the queue and not finished is due again at once."""
         with contextlib.suppress(DatabaseError):
-            self._due_again([*cluster.pulled, *(row for row in cluster.workers.values() if row)])
+            self._due_again([*cluster.pulled, *cluster.started_rows()])
 
     def _due_again(self, rows: list[int]) -> None:
         found = OrmQ.objects.filter(pk__in=rows)
@@ -241,16 +238,17 @@ class Supervisor:
 
     def _look(self, cluster: Cluster, now: float) -> list[psutil.Process]:
         """Notes what the processes of a generation do; those that live."""
+        noted = cluster.board.workers()  # before the processes are listed: who is not among them then has ended
         members = cluster.members()
         pulled, cluster.pulled_count = cluster.board.pulled_since(cluster.pulled_count)
         cluster.pulled.update(pulled)
-        seen = cluster.works(members)
-        for pid in cluster.workers.keys() - seen.keys():
-            last = cluster.board.work_of(pid)
-            if last is not None and last.row:
+        alive = {member.pid for member in members}
+        for pid in noted.keys() - alive:
+            cluster.board.strike_off(pid)
+            if noted[pid].row:
                 log.warning("worker_lost", cluster=self.name, pid=pid)
-                self._lost(cluster, last.row, now - last.since)
-        cluster.workers = {pid: work.row for pid, work in seen.items()}
+                self._lost(cluster, noted[pid].row, now - noted[pid].since)
+        cluster.workers = {pid: work for pid, work in noted.items() if pid in alive}
         if len(members) >= self.workers + 2:
             cluster.whole_at = now
         return members
@@ -271,21 +269,20 @@ class Supervisor:
         if self._database_since is None:
             self._database_since = now
         calm_s = min(now - cluster.started, now - self._database_since - self.limits.settling_s)
-        works = cluster.works(members).values()
         facts = Facts(
             processes=len(members),
             processes_wanted=self.workers + 2,
             missing_for_s=now - max(cluster.whole_at, cluster.started),
             waiting_s=min(waiting_s, calm_s),
-            idle_for_s=max((now - work.since for work in works if not work.row), default=0.0),
+            idle_for_s=max((now - work.since for work in cluster.workers.values() if not work.row), default=0.0),
         )
         if reason := stuck(facts, self.limits):
             log.error("cluster_stuck", cluster=self.name, reason=reason)
             self._retire(settings.GRACE_SECONDS)
-            self._abandon(cluster, members)
+            self._abandon(cluster)
             self._start(now)
         elif self.name == "agents":
-            self._keep_runners(cluster, works, at, now)
+            self._keep_runners(cluster, at, now)
 
     def _waiting_s(self, cluster: Cluster, at: dt.datetime, now: float) -> float:
         """How long the task that waits longest has waited: due in the database, or taken and not started."""
@@ -293,12 +290,12 @@ class Supervisor:
         if cluster.pulled:
             kept.update(OrmQ.objects.filter(pk__in=list(cluster.pulled)).values_list("pk", flat=True))
         cluster.pulled = {row: since for row, since in cluster.pulled.items() if row in kept}
-        started = set(cluster.workers.values())
+        started = cluster.started_rows()
         longest = max((now - since for row, since in cluster.pulled.items() if row not in started), default=0.0)
         due = OrmQ.objects.filter(key=self.queue, lock__lte=at).order_by("lock").values_list("lock", flat=True).first()
         return longest if due is None else max(longest, (at - due).total_seconds())
 
-    def _keep_runners(self, cluster: Cluster, works: Iterable[Work], at: dt.datetime, now: float) -> None:
+    def _keep_runners(self, cluster: Cluster, at: dt.datetime, now: float) -> None:
         alive = self._bury(at)
         self._end_silent(cluster, alive, at, now)
         ending = {pid for retiring in self._retiring for pid in retiring.workers}
@@ -307,12 +304,10 @@ class Supervisor:
             for row in alive
             if row.pid not in cluster.workers and row.pid not in ending and row.heartbeat_at > at - FRESH
         )
-        started = set(cluster.workers.values())
+        started = cluster.started_rows()
         queued = OrmQ.objects.filter(key=self.queue, lock__lte=at).count()
         queued += sum(row not in started for row in cluster.pulled)
-        count = missing_runners(
-            wanted=self.workers, busy=sum(bool(work.row) for work in works), queued=queued, elsewhere=elsewhere
-        )
+        count = missing_runners(wanted=self.workers, busy=len(started), queued=queued, elsewhere=elsewhere)
         for _ in range(count):
             wanted = self.workers + sum(row.pid in ending for row in alive)
             enqueue(RUN_AGENTS, cluster="agents", node=self.node, wanted=wanted)
