@@ -342,7 +342,17 @@ def test_the_list_filters_searches_and_turns_pages(
 
 @pytest.mark.parametrize(
     "query",
-    ["?page=x", "?page=-4", "?page=99999", "?status=nonsense", "?priority=9%00", "?tenant=%27", "?part=nonsense"],
+    [
+        "?page=x",
+        "?page=-4",
+        "?page=99999",
+        "?status=nonsense",
+        "?priority=9%00",
+        "?q=%00",
+        "?q=%25_%27",
+        "?tenant=%27",
+        "?part=nonsense",
+    ],
 )
 def test_the_list_takes_any_query_with_grace(operator: User, query: str) -> None:
     assert logged_in(operator).get(f"/swarms/{query}").status_code == 200
@@ -404,6 +414,12 @@ def test_terminating_asks_for_a_reason_and_writes_it_down(operator: User, swarm:
     assert (entry.actor, entry.reason, entry.address) == (str(operator.pk), "wrong prompt", "127.0.0.1")
     again = client.post(f"/swarms/{swarm.pk}/terminate/", {"reason": "again"}, follow=True)
     assert "It is being terminated already." in text_of(again)
+
+
+def test_a_reason_with_characters_that_no_database_takes_is_taken_without_them(operator: User, swarm: Swarm) -> None:
+    logged_in(operator).post(f"/swarms/{swarm.pk}/terminate/", {"reason": "wrong\x00 prompt"})
+    swarm.refresh_from_db()
+    assert swarm.status_reason == "wrong prompt"
 
 
 def test_pause_and_resume_come_back_to_the_page(operator: User, swarm: Swarm) -> None:
@@ -493,7 +509,13 @@ def test_errors_are_listed_by_path_and_nothing_typed_is_lost(operator: User, acm
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"), [("", "Write a spec first"), ("{", "nothing was submitted"), ("- 1", "nothing was submitted")]
+    ("spec", "said"),
+    [
+        ("", "Write a spec first"),
+        ("{", "nothing was submitted"),
+        ("- 1", "nothing was submitted"),
+        ("swarm: a\x00b", "nothing was submitted"),
+    ],
 )
 def test_nonsense_is_answered_with_what_to_do(operator: User, spec: str, said: str) -> None:
     assert said in text_of(logged_in(operator).post("/submit/", {"tenant": "acme", "spec": spec}))

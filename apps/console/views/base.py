@@ -48,6 +48,11 @@ class ConsoleView(View):
         return timezone.now()
 
 
+def typed(value: str | None) -> str:
+    """What a person typed, without what no database text can hold and without blanks around it."""
+    return (value or "").replace("\x00", "").strip()
+
+
 class Page(ConsoleView):
     """A page made of parts. ``?part=a,b`` gives only those, for htmx to put in their places.
 

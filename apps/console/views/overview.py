@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from django.db.models import F, QuerySet
 
 from apps.console import attention, board
-from apps.console.views.base import Page
+from apps.console.views.base import Page, typed
 from apps.swarms.models import Swarm, SwarmStatus
 from apps.swarms.models.swarm import SWARM_TERMINAL
 from apps.tenants.models import Tenant
@@ -38,7 +38,7 @@ class Overview(Page):
 
     @cached_property
     def search(self) -> str:
-        return self.request.GET.get("q", "").strip()
+        return typed(self.request.GET.get("q"))
 
     @property
     def swarms(self) -> QuerySet[Swarm]:

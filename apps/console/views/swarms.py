@@ -17,7 +17,7 @@ from django.urls import reverse
 
 from apps.console import board, graph
 from apps.console.sentences import sentence
-from apps.console.views.base import ConsoleView, Page
+from apps.console.views.base import ConsoleView, Page, typed
 from apps.console.visible import may_see
 from apps.costs.models import LedgerEntry, Reservation
 from apps.events.models import Event
@@ -49,7 +49,7 @@ class SwarmList(Page):
             "priorities": Priority.choices,
             "status": self.request.GET.get("status", ""),
             "priority": self.request.GET.get("priority", ""),
-            "search": self.request.GET.get("q", "").strip(),
+            "search": typed(self.request.GET.get("q")),
         }
 
     def swarms(self) -> dict[str, Any]:
@@ -61,8 +61,8 @@ class SwarmList(Page):
             found = found.filter(status=asked["status"])
         if asked.get("priority") in {str(value) for value in Priority.values}:
             found = found.filter(priority=int(asked["priority"]))
-        if asked.get("q", "").strip():
-            found = found.search(asked["q"])
+        if search := typed(asked.get("q")):
+            found = found.search(search)
         shown = Paginator(found, PAGE_SIZE).get_page(asked.get("page"))
         return {
             "shown": shown,
@@ -116,8 +116,11 @@ class SwarmPage(Page):
         )
 
     def context(self) -> dict[str, Any]:
-        may_terminate = self.principal.can(Permission.SWARM_TERMINATE, self.swarm.tenant_id)
-        return {"swarm": self.swarm, "may_terminate": may_terminate and not self.swarm.is_over}
+        # Whatever its state: the button may come with a part that loads later.
+        return {
+            "swarm": self.swarm,
+            "may_terminate": self.principal.can(Permission.SWARM_TERMINATE, self.swarm.tenant_id),
+        }
 
     def head(self) -> dict[str, Any]:
         swarm, principal = self.swarm, self.principal
@@ -239,7 +242,7 @@ class SwarmAct(ConsoleView):
         permission, done = _ACTS[act]
         swarm = get_object_or_404(Swarm.objects.visible_to(self.principal), pk=pk)
         self.principal.verify(permission, swarm.tenant_id)
-        reason = request.POST.get("reason", "").strip()
+        reason = typed(request.POST.get("reason"))
         try:
             if act == "terminate":
                 lifecycle.terminate(swarm, by=self.principal, reason=reason)
