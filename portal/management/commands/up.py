@@ -75,7 +75,7 @@ class Command(BaseCommand):
             return
         try:
             crew.add(_duties(port, ports))
-            ready = _Ready(port, crew, lambda: self._welcome(port, password, time.monotonic() - started))
+            ready = _Ready(port, crew, lambda: self._welcome(port, password, time.monotonic() - started), demo=demo)
             crew.run(ready.step, lambda: bool(self._asked))
             crew.say("up", "ending")
         except CrewFailed as error:
@@ -109,12 +109,14 @@ class Command(BaseCommand):
 class _Ready:
     """Asks the pages whether everything is ready, and tells once when it is."""
 
-    def __init__(self, port: int, crew: Crew, welcome: Any) -> None:
+    def __init__(self, port: int, crew: Crew, welcome: Any, *, demo: bool) -> None:
         self._port, self._crew, self._welcome = port, crew, welcome
+        # Readiness needs a provider, which without the demo somebody has yet to add on the pages.
+        self._path = "/readyz" if demo else "/livez"
         self._tell_at = time.monotonic() + _TELL_EVERY_S
 
     def step(self) -> float | None:
-        status, body = _get(self._port, "/readyz")
+        status, body = _get(self._port, self._path)
         if status == 200:
             self._welcome()
             return None
@@ -146,9 +148,8 @@ def _duties(port: int, simulators: list[int]) -> list[Duty]:
             duties.append(Duty(name, whole, environment, ends_last))
 
     for (name, seed, options), at in zip(REGIONS, simulators, strict=False):
-        manage(
-            name, "simulate_provider", "--port", str(at), "--region", name, "--seed", str(seed), *options, ends_last=True
-        )
+        place = ("--port", str(at), "--region", name, "--seed", str(seed))
+        manage(name, "simulate_provider", *place, *options, ends_last=True)
     bind = ("-b", "127.0.0.1", "-p", str(port))
     duties.append(Duty("web", [sys.executable, "-m", "daphne", "-v", "0", *bind, "portal.asgi:application"]))
     manage("orchestrator", "orchestrate")
