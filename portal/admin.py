@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from django.apps import apps
 from django.contrib import messages
 from django.contrib.admin import ShowFacets
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models
@@ -187,6 +188,21 @@ class ModelAdmin(UnfoldModelAdmin):
         return format_html('<a href="{}" class="text-link">{}</a>', list_url(target, query), text)
 
     # -- acts ----------------------------------------------------------------------------------------------------------
+
+    def chosen(self, request: HttpRequest) -> models.QuerySet[Any]:
+        """The rows ticked in the list, with those that its filter no longer shows: what became of them is told."""
+        rows: models.QuerySet[Any] = self.get_queryset(request)
+        return rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME)).select_related(
+            *(self.list_select_related or [None])
+        )
+
+    def response_action(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> HttpResponse | None:
+        try:
+            response: HttpResponse | None = super().response_action(request, queryset)
+        except ValidationError:
+            self.message_user(request, "Nothing was done: what was chosen cannot be read.", messages.ERROR)
+            return redirect(request.get_full_path())
+        return response
 
     def act_on_each(
         self,

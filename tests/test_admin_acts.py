@@ -70,6 +70,17 @@ def test_terminating_asks_why_then_tells_how_many_and_why_not_the_others(operato
     assert (entry.actor, entry.reason, entry.resource_id) == (str(operator.pk), "Too dear", str(going.pk))
 
 
+def test_what_left_the_filtered_list_meanwhile_is_told_of(operator: User, acme: Tenant) -> None:
+    over = make_swarm(acme, "over")
+    response = staff(operator).post(f"{LIST}?status__exact=running", chosen("terminate_chosen", over))
+    assert "Not terminated: over. It is over already: failed." in messages_of(response)
+
+
+def test_a_choice_that_cannot_be_read_is_answered(operator: User, acme: Tenant) -> None:
+    data = {"action": "pause_chosen", "_selected_action": ["x"], "index": "0"}
+    assert "Nothing was done" in messages_of(staff(operator).post(LIST, data))
+
+
 def test_terminating_without_a_reason_asks_again(operator: User, acme: Tenant) -> None:
     swarm = running(acme, "going")
     client = staff(operator)

@@ -126,7 +126,12 @@ class BudgetAdmin(TenantModelAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         fieldsets = super().get_fieldsets(request, obj)
         if obj:
-            return [("Now", {"fields": self.standing_fields}), *fieldsets]
+            fixed = {"tenant": "tenant_link"}
+            shown = [
+                (title, {**options, "fields": [fixed.get(field, field) for field in options["fields"]]})
+                for title, options in fieldsets
+            ]
+            return [("Now", {"fields": self.standing_fields}), *shown]
         return [
             (title, {**options, "fields": [field for field in options["fields"] if field != "is_active"]})
             for title, options in fieldsets
@@ -134,7 +139,7 @@ class BudgetAdmin(TenantModelAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """What a budget watches is settled when it is made: its periods have counted that."""
-        return (*self.standing_fields, "tenant", "scope", "target", "period") if obj else self.standing_fields
+        return (*self.standing_fields, "tenant_link", "scope", "target", "period") if obj else self.standing_fields
 
     def save_model(self, request: HttpRequest, obj: Budget, form: Any, change: bool) -> None:
         by = self.principal(request)
@@ -378,6 +383,7 @@ class PriceAdmin(TenantModelAdmin):
         "input_per_mtok": "input_exact",
         "output_per_mtok": "output_exact",
         "effective_from": "since",
+        "tenant": "tenant_name",
     }
     fieldsets = (
         (None, {"fields": (("provider", "model"), "tenant")}),

@@ -160,19 +160,19 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
 
     @admin.action(description="Terminate…", permissions=["terminate"])
     def terminate_chosen(self, request: HttpRequest, swarms: models.QuerySet[Swarm]) -> HttpResponse | None:
-        return acts.ask(self, request, acts.TERMINATE, list(swarms))
+        return acts.ask(self, request, acts.TERMINATE, list(self.chosen(request)))
 
     @admin.action(description="Pause", permissions=["steer"])
     def pause_chosen(self, request: HttpRequest, swarms: models.QuerySet[Swarm]) -> None:
-        acts.perform(self, request, acts.PAUSE, list(swarms))
+        acts.perform(self, request, acts.PAUSE, list(self.chosen(request)))
 
     @admin.action(description="Resume", permissions=["steer"])
     def resume_chosen(self, request: HttpRequest, swarms: models.QuerySet[Swarm]) -> None:
-        acts.perform(self, request, acts.RESUME, list(swarms))
+        acts.perform(self, request, acts.RESUME, list(self.chosen(request)))
 
     @admin.action(description="Retry failed tasks", permissions=["steer"])
     def retry_chosen(self, request: HttpRequest, swarms: models.QuerySet[Swarm]) -> None:
-        acts.perform(self, request, acts.RETRY, list(swarms))
+        acts.perform(self, request, acts.RETRY, list(self.chosen(request)))
 
     @action(description="Terminate…", url_path="terminate", icon="cancel", variant=ActionVariant.DANGER)
     def terminate_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -330,7 +330,7 @@ class TaskAdmin(PartOfSwarmAdmin):
 
     @admin.action(description="Retry", permissions=["steer"])
     def retry_chosen(self, request: HttpRequest, tasks: models.QuerySet[Task]) -> None:
-        acts.perform(self, request, acts.RETRY_TASK, list(tasks))
+        acts.perform(self, request, acts.RETRY_TASK, list(self.chosen(request)))
 
     @action(description="Retry…", url_path="retry", icon="replay")
     def retry_one(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -237,9 +237,8 @@ class ApiTokenAdmin(TenantModelAdmin):
 
     @admin.action(description="Revoke", permissions=["revoke"])
     def revoke(self, request: HttpRequest, tokens: models.QuerySet[ApiToken]) -> None:
-        by = self.principal(request)
-        chosen = tokens.select_related("user", "tenant")
-        self.act_on_each(request, chosen, lambda token: revoke_token(token, by=by), refusals=(), done="revoked")
+        by, rows = self.principal(request), self.chosen(request)
+        self.act_on_each(request, rows, lambda token: revoke_token(token, by=by), refusals=(), done="revoked")
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """Makes a token and shows its text, in this response and nowhere else."""
