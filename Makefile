@@ -14,7 +14,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary :all:
 LOCK = uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-	--python-version 3.11 --no-annotate --quiet --custom-compile-command 'make lock'
+	--python-version 3.11 --fork-strategy fewest --no-annotate --quiet --custom-compile-command 'make lock'
 
 .PHONY: run test check lint format types layers migrations lock clean help
 
