@@ -53,6 +53,7 @@ def test_terminating_asks_why_then_tells_how_many_and_why_not_the_others(operato
     assert page.status_code == 200
     text = page.content.decode()
     assert "calls in flight are cancelled" in text
+    assert "Terminate 1 swarm<" in text
     assert "Will be left alone. It is over already: failed." in text
     going.refresh_from_db()
     assert going.status == "running"

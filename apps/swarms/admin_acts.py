@@ -173,7 +173,8 @@ def _rendered(
     plan = [(row, act.refusal(row, by)) for row in rows]
     possible = sum(not refusal for _, refusal in plan)
     opts = model_admin.opts
-    what = str(rows[0]) if len(rows) == 1 else f"{possible} {opts.verbose_name_plural}"
+    noun = opts.verbose_name if possible == 1 else opts.verbose_name_plural
+    what = str(rows[0]) if len(rows) == 1 else f"{possible} {noun}"
     return TemplateResponse(
         request,
         "admin/swarms/act.html",
