@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import uuid
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -62,6 +63,15 @@ def test_a_rolled_back_writer_holds_nobody_up(own_database: str) -> None:
         kept.commit()
         lost.rollback()
     assert kinds(drain(log.START)[0]) == ["kept"]
+
+
+def test_a_long_transaction_in_another_database_holds_nobody_up(own_database: str) -> None:
+    elsewhere = own_database.replace(urlsplit(own_database).path, "/postgres")
+    with psycopg.connect(elsewhere) as other:
+        other.execute("CREATE TEMPORARY TABLE busy (n int)")
+        log.emit([log.NewEvent("here")])
+        assert kinds(drain(log.START)[0]) == ["here"]
+        other.rollback()
 
 
 @pytest.mark.parametrize("seed", range(8))

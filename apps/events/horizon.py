@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from django.db import connection
 
-OLDEST_RUNNING = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-
 
 def readable() -> int:
     """The highest id up to which everything is decided; 0 for an empty log. Two short queries, four while it moves.
@@ -47,8 +45,21 @@ def readable() -> int:
 
 
 def _decided(xact: int) -> bool:
-    """Whether every transaction below this id has committed or rolled back."""
+    """Whether every transaction below this id has committed or rolled back.
+
+    Transaction ids are shared by all databases of a server; those that run in another database do not count. One that
+    cannot be placed (prepared, or just ending) does.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {OLDEST_RUNNING} >= %s", [xact])
+        cursor.execute(
+            """
+            SELECT pg_snapshot_xmin(s)::text::bigint >= %(xact)s OR NOT EXISTS (
+                SELECT FROM pg_snapshot_xip(s) AS running LEFT JOIN pg_stat_activity a ON a.backend_xid = running::xid
+                WHERE running::text::bigint < %(xact)s AND (a.datname IS NULL OR a.datname = current_database())
+            )
+            FROM pg_current_snapshot() AS s
+            """,
+            {"xact": xact},
+        )
         (decided,) = cursor.fetchone() or (False,)
     return bool(decided)
