@@ -62,7 +62,7 @@ def make_partitions(model: type[models.Model], *, today: dt.date, ahead: int = 3
             if missing:
                 bounds: list[Any] = [start.isoformat(), end.isoformat()]
                 cursor.execute(
-                    f"CREATE TABLE \"{name}\" PARTITION OF \"{table}\" FOR VALUES FROM ('{bounds[0]} 00:00+00') "
+                    f'CREATE TABLE "{name}" PARTITION OF "{table}" FOR VALUES FROM (\'{bounds[0]} 00:00+00\') '
                     f"TO ('{bounds[1]} 00:00+00')"
                 )
                 made.append(name)
