@@ -107,6 +107,7 @@ def _top(shared: Board, supervisor: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
     die_with_parent()
+    multiprocessing.set_start_method("fork", force=True)  # for the locks and queues that django-q2 makes
     board_module.current = shared
 
     def rests(**_: Any) -> None:
