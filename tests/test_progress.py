@@ -191,7 +191,7 @@ def test_recording_costs_the_same_number_of_queries_for_one_task_or_fifty(
     acme: Tenant, django_assert_max_num_queries: Any
 ) -> None:
     make_swarm(acme, [StepOf("gather", items=100)], {"worker": AgentOf(replicas=51)})
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(5):
         leased = lease(51)
     with django_assert_max_num_queries(12):
         record(outcome(leased[0]))
