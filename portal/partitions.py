@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from django.db import connection, migrations, models
@@ -55,7 +56,7 @@ def make_partitions(model: type[models.Model], *, today: dt.date, ahead: int = 3
     made: list[str] = []
     starts = list(month_starts(today, ahead + 2))
     with connection.cursor() as cursor:
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             name = f"{table}_{start:%Y_%m}"
             cursor.execute("SELECT to_regclass(%s) IS NULL", [name])
             (missing,) = cursor.fetchone() or (True,)

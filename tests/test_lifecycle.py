@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 
+from apps.audit import trail
 from apps.audit.models import AuditEntry
 from apps.events.models import Event
 from apps.execution import leases
@@ -206,7 +207,7 @@ def test_an_act_whose_audit_row_cannot_be_written_did_not_happen(
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the trail is broken")
 
-    monkeypatch.setattr(lifecycle.trail, "record", broken)
+    monkeypatch.setattr(trail, "record", broken)
     with pytest.raises(RuntimeError):
         lifecycle.terminate(swarm, by=by, reason="Enough.", now=NOW)
     swarm.refresh_from_db()

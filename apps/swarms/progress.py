@@ -236,10 +236,9 @@ def cancel_blocked(swarm_id: uuid.UUID, *, now: dt.datetime) -> list[NewEvent]:
     failed = set(
         Task.objects.filter(swarm_id=swarm_id, status=TaskStatus.FAILED).values_list("step_id", flat=True).distinct()
     )
-    events: list[NewEvent] = []
     blocked = blocked_steps(Step.objects.filter(swarm_id=swarm_id), failed)
     if not blocked:
-        return events
+        return []
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -256,11 +255,10 @@ def cancel_blocked(swarm_id: uuid.UUID, *, now: dt.datetime) -> list[NewEvent]:
                 "causes": list(blocked.values()),
             },
         )
-        events = [
+        return [
             NewEvent("task.cancelled", tenant_id, swarm_id, task_id, {"code": FailureCode.CANCELLED})
             for task_id, tenant_id in cursor.fetchall()
         ]
-    return events
 
 
 def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[Swarm], list[NewEvent]]:
@@ -273,8 +271,7 @@ def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[
                 version = s.version + 1
             FROM unnest(%s::uuid[], %s::int[], %s::int[], %s::int[]) AS d (id, succeeded, failed, cancelled)
             WHERE s.id = d.id
-            RETURNING s.id, s.tenant_id, s.status, s.tasks_failed, s.tasks_succeeded + s.tasks_failed + s.tasks_cancelled
-                >= s.tasks_total
+            RETURNING s.id, s.tasks_succeeded + s.tasks_failed + s.tasks_cancelled >= s.tasks_total
             """,
             [
                 list(done),
@@ -283,11 +280,10 @@ def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[
                 [c[TaskStatus.CANCELLED] for c in done.values()],
             ],
         )
-        rows = cursor.fetchall()
-    over = [row for row in rows if row[4]]
+        over = [swarm_id for swarm_id, is_over in cursor.fetchall() if is_over]
     if not over:
         return [], []
-    swarms = list(Swarm.objects.filter(pk__in=[row[0] for row in over]).order_by("pk"))
+    swarms = list(Swarm.objects.filter(pk__in=over).order_by("pk"))
     events = []
     for swarm in swarms:
         if swarm.status == SwarmStatus.STOPPING:

@@ -148,7 +148,7 @@ class Swarm(models.Model):
         return self.status in SWARM_TERMINAL
 
     def move_to(self, status: SwarmStatus) -> None:
-        """Sets the status; the caller holds the row's lock and saves. Raises CannotAct for a move that is not allowed."""
+        """Sets the status; the caller holds the row's lock and saves. Raises CannotAct for a forbidden move."""
         if status not in SWARM_MOVES[self.status]:
             raise CannotAct(f"A {self.status} swarm cannot become {status}.")
         self.status = status
