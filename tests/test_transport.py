@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import httpx2
 import pytest
 
-from apps.providers.transport import AiohttpTransport
+from apps.providers.transport import AiohttpTransport, LaunchPad
 from tests.running import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -112,3 +112,54 @@ def test_what_is_not_http_is_a_protocol_error() -> None:
 
     with pytest.raises(httpx2.RemoteProtocolError):
         asked(handler)
+
+
+def test_few_calls_are_prepared_at_once_and_each_makes_room_when_it_goes_out() -> None:
+    """A call holds its place only until its request is on the wire, not until its answer is there."""
+    started, waiting, peak = 0, 0, 0
+
+    async def main() -> None:
+        pad = LaunchPad(at_once=2)
+        all_out = asyncio.Event()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal started
+            await read_request(reader)
+            started += 1
+            if started == 6:
+                all_out.set()
+            await all_out.wait()  # nobody is answered before all six are on the wire
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(handler, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with httpx2.AsyncClient(transport=AiohttpTransport()) as client:
+
+            async def call() -> None:
+                nonlocal waiting, peak
+                async with pad.launching():
+                    waiting += 1
+                    peak = max(peak, waiting)
+                    await asyncio.sleep(0)
+                    waiting -= 1
+                    assert (await client.post(url, json={})).status_code == 200
+
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(call() for _ in range(6)))
+        server.close()
+
+    asyncio.run(main())
+    assert (started, peak) == (6, 2)
+
+
+def test_a_call_that_fails_before_it_goes_out_leaves_its_place() -> None:
+    async def main() -> None:
+        pad = LaunchPad(at_once=1)
+        for _ in range(3):
+            with pytest.raises(ValueError, match="not sent"):
+                async with asyncio.timeout(5), pad.launching():
+                    raise ValueError("not sent")
+
+    asyncio.run(main())

@@ -23,6 +23,7 @@ from apps.costs.prices import ModelPrice
 from apps.costs.reserving import CallRequest, Settlement, Verdict
 from apps.execution.errors import BudgetBusy, BudgetExhausted
 from apps.execution.results import Spending
+from apps.providers.transport import LaunchPad
 from portal.ids import uuid7
 
 T = TypeVar("T")
@@ -162,8 +163,11 @@ def _certainly_not_billed(error: BaseException) -> bool:
 class GovernedModel(WrapperModel):
     """A model whose every request passes the gate, with a bound on its output. Anything else it could do is refused."""
 
-    def __init__(self, wrapped: Model, gate: Gate, context: CallContext, *, max_output_tokens: int) -> None:
+    def __init__(
+        self, wrapped: Model, gate: Gate, context: CallContext, *, max_output_tokens: int, pad: LaunchPad | None = None
+    ) -> None:
         super().__init__(wrapped)
+        self._pad = pad or LaunchPad()
         self._gate = gate
         self._context = context
         self._max_output_tokens = max_output_tokens
@@ -181,7 +185,8 @@ class GovernedModel(WrapperModel):
         highest = self._context.price.highest(request_bytes(messages, model_request_parameters), settings["max_tokens"])
 
         async def send() -> tuple[ModelResponse, Usage]:
-            response = await self.wrapped.request(messages, settings, model_request_parameters)
+            async with self._pad.launching():
+                response = await self.wrapped.request(messages, settings, model_request_parameters)
             used = response.usage
             return response, Usage(
                 used.input_tokens, used.output_tokens, used.cache_read_tokens, used.cache_write_tokens

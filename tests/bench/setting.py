@@ -55,16 +55,17 @@ class Setting:
         self.directory = directory
         self.log = (directory / "processes.log").open("w")
         self.simulator_port = free_port()
-        self.environment = {
-            **os.environ,
-            "DATA_DIR": str(directory),
-            "STANDALONE": "true",
-            "SECRET_KEY": "benchmark-" + "x" * 50,
-            "LOG_FORMAT": "json",
-        }
-        self.environment.pop("DATABASE_URL", None)
-        os.environ.update({"DATA_DIR": str(directory), "STANDALONE": "true", "LOG_FORMAT": "json"})
+        # Here as in the processes: what one enqueues the other must be able to read.
+        os.environ.update(
+            {
+                "DATA_DIR": str(directory),
+                "STANDALONE": "true",
+                "SECRET_KEY": "benchmark-" + "x" * 50,
+                "LOG_FORMAT": "json",
+            }
+        )
         os.environ.pop("DATABASE_URL", None)
+        self.environment = dict(os.environ)
 
     def prepare(self) -> None:
         """Migrates the database and points this process's Django at it."""

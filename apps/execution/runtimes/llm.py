@@ -12,6 +12,7 @@ from pydantic_ai.settings import ModelSettings
 from apps.execution.gate import Gate, GovernedModel
 from apps.execution.runtimes.base import AgentCall, AgentSettings
 from apps.providers.clients import Directory, ModelClients
+from apps.providers.transport import LaunchPad
 
 MAX_CACHED_AGENTS = 512
 
@@ -22,6 +23,7 @@ class LlmRuntime:
     def __init__(self, clients: ModelClients) -> None:
         self.directory = Directory({})
         self._clients = clients
+        self._pad = LaunchPad()
         self._agents: OrderedDict[uuid.UUID, Agent[None, str]] = OrderedDict()
 
     async def run(self, call: AgentCall, gate: Gate) -> Any:
@@ -35,6 +37,7 @@ class LlmRuntime:
             gate,
             call.context,
             max_output_tokens=call.agent.max_output_tokens,
+            pad=self._pad,
         )
         result = await self._agent(call.agent).run(call.prompt, model=model)
         return result.output
