@@ -34,7 +34,7 @@ GRACE_S = 10
 
 
 @pytest.fixture(scope="module")
-def running(django_db_setup: None, django_db_blocker: pytest.FixtureRequest) -> Iterator[Plant]:
+def running(django_db_blocker: pytest.FixtureRequest) -> Iterator[Plant]:
     """A plant at work: two orchestrators, a cluster of two agent workers, a provider that takes 0.4 s a call."""
     with (
         django_db_blocker.unblock(),  # type: ignore[attr-defined]

@@ -10,7 +10,9 @@ import pytest
 from django.db import transaction
 
 from apps.events.models import Event
-from apps.execution import leases
+from apps.execution import leases, results
+from apps.execution.models import Attempt
+from apps.execution.results import Finished, Spending
 from apps.swarms import progress
 from apps.swarms.models import Agent, ResourcePool, Step, Swarm, Task, TaskStatus
 from apps.swarms.progress import TaskOutcome
@@ -191,9 +193,31 @@ def test_recording_costs_the_same_number_of_queries_for_one_task_or_fifty(
     acme: Tenant, django_assert_max_num_queries: Any
 ) -> None:
     make_swarm(acme, [StepOf("gather", items=100)], {"worker": AgentOf(replicas=51)})
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(4):
         leased = lease(51)
     with django_assert_max_num_queries(12):
         record(outcome(leased[0]))
     with django_assert_max_num_queries(12):
         record(*[outcome(task) for task in leased[1:]])
+
+
+def test_an_attempt_whose_lease_had_ended_is_kept_as_failed_with_its_cost(acme: Tenant) -> None:
+    make_swarm(acme, [StepOf("only")])
+    (old,) = lease()
+    leases.expire(now=NOW + dt.timedelta(seconds=31))
+    Attempt.objects.all().delete()  # as if the lease had been lost without a trace
+    stale = Finished(old, RUNNER, outcome(old, result="stale"), NOW, {}, Spending(requests=1, cost=7))
+    results.write([stale], now=NOW)
+    attempt = Attempt.objects.get()
+    assert (attempt.outcome, attempt.failure_code, attempt.cost) == ("failed", "lease_expired", 7)
+
+
+def test_a_batch_that_is_written_twice_counts_once(acme: Tenant) -> None:
+    swarm = make_swarm(acme, [StepOf("only")])
+    (leased,) = lease()
+    done = Finished(leased, RUNNER, outcome(leased, result="done"), NOW, {}, Spending())
+    results.write([done], now=NOW)
+    results.write([done], now=NOW)
+    swarm.refresh_from_db()
+    assert (swarm.status, swarm.tasks_succeeded) == ("succeeded", 1)
+    assert Attempt.objects.get().outcome == "succeeded"

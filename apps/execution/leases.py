@@ -42,9 +42,6 @@ class Leased:
 def lease(runner_id: uuid.UUID, limit: int, *, now: dt.datetime, expires_at: dt.datetime) -> list[Leased]:
     """Leases up to ``limit`` ready tasks, best rank first; those another runner is just taking are passed over."""
     with transaction.atomic(), connection.cursor() as cursor:
-        # No wait for the disk: a lease that a crash of the server undoes has cost nothing yet, as the first money
-        # reserved under it is written durably, and all that came before with it.
-        cursor.execute("SET LOCAL synchronous_commit = off")
         cursor.execute(
             """
             WITH picked AS (

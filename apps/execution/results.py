@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db import connection, transaction
@@ -16,7 +16,9 @@ from apps.costs.reserving import Settlement
 from apps.execution.leases import Leased
 from apps.execution.models import Outcome
 from apps.swarms import progress
-from apps.swarms.models import TaskStatus
+from apps.swarms.models import FailureCode, TaskStatus
+
+DROPPED = "Its lease had ended before it did; its result was dropped."
 
 _OUTCOMES = {
     TaskStatus.SUCCEEDED: Outcome.SUCCEEDED,
@@ -58,10 +60,23 @@ def write(items: Sequence[Settlement | Finished], *, now: dt.datetime) -> None:
     with transaction.atomic():
         if finished:
             progress.lock_swarms({item.leased.swarm_id for item in finished})
-            progress.record([item.outcome for item in finished], now=now)
-            _write_attempts(finished)
+            recorded = progress.record([item.outcome for item in finished], now=now)
+            _write_attempts([_as_taken(item, recorded) for item in finished])
         if settlements:
             reserving.settle(settlements, now=now)
+
+
+def _as_taken(item: Finished, recorded: progress.Recorded) -> Finished:
+    """The attempt as it ended: one whose lease was over has failed, whatever it found out, and its result is dropped.
+
+    A batch that is repeated finds its attempts written already, and changes nothing.
+    """
+    if item.leased.token in recorded.statuses or not item.outcome.counted:
+        return item
+    lost = replace(
+        item.outcome, status=TaskStatus.FAILED, result=None, failure_code=FailureCode.LEASE_EXPIRED, error=DROPPED
+    )
+    return replace(item, outcome=lost)
 
 
 def _write_attempts(finished: Sequence[Finished]) -> None:
