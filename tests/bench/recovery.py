@@ -94,12 +94,12 @@ def main() -> None:
         made.start("work", "--cluster", "agents", "--workers", "2")
         wait_for_runners(2)
         for fault in FAULTS:
-            found[fault.__name__] = recovery(made, fault)
+            figures = found[fault.__name__] = recovery(made, fault)
+            if not options.json:
+                line = "".join(f"{key} {value:7.1f}   " for key, value in figures.items())
+                print(f"{fault.__name__:20}{line}", flush=True)
     if options.json:
         print(json.dumps(found, indent=2))
-    else:
-        for name, figures in found.items():
-            print(f"{name:20}" + "".join(f"{key} {value:7.1f}   " for key, value in figures.items()))
 
 
 if __name__ == "__main__":
