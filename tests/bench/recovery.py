@@ -1,6 +1,6 @@
 """How fast the rate is back after a kill, with the leases of production (30 s).
 
-``python -m tests.bench.recovery [--json]`` keeps two workers busy, kills one thing at a time, and prints for each how
+``python -m tests.bench.recovery [--only FAULT,...] [--json]`` keeps two workers busy, kills one thing at a time, and prints for each how
 long it took until the rate of results, over a sliding three seconds, was back at 95 % of what it was before.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ LATENCY_MS = 1000
 REPLICAS = 60
 TASKS = 6000
 WINDOW_S = 3.0
-WATCH_S = 75.0
+WATCH_S = 60.0
 
 
 def rates(swarm: Any, begin: Any, seconds: float) -> list[tuple[float, float]]:
@@ -59,18 +60,25 @@ def recovery(plant: Any, fault: Callable[[Any], None]) -> dict[str, float]:
     killed = timezone.now()
     time.sleep(WATCH_S)
     after = rates(swarm, killed, WATCH_S)
-    slow = [end for end, rate in after if rate < 0.95 * before]
+    # Back is when a window reaches it, and all that follow reach it on average.
+    enough = 0.95 * before
+    back = [
+        end
+        for place, (end, rate) in enumerate(after)
+        if rate >= enough and sum(later for _, later in after[place:]) / len(after[place:]) >= enough
+    ]
     lifecycle.terminate(swarm, by=principal_of_command("bench"), reason="Measured.")
     wait_until(lambda: type(swarm).objects.get(pk=swarm.pk).is_over)
     return {
         "before_per_second": before,
         "lowest_per_second": min(rate for _, rate in after),
-        "back_after_s": max(slow, default=0.0),
+        "back_after_s": back[0] if back else math.inf,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="Faults, by commas; default: all.")
     parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
     options = parser.parse_args()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
@@ -94,6 +102,8 @@ def main() -> None:
         made.start("work", "--cluster", "agents", "--workers", "2")
         wait_for_runners(2)
         for fault in FAULTS:
+            if options.only and fault.__name__ not in options.only.split(","):
+                continue
             figures = found[fault.__name__] = recovery(made, fault)
             if not options.json:
                 line = "".join(f"{key} {value:7.1f}   " for key, value in figures.items())
