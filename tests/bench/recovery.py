@@ -1,7 +1,8 @@
 """How fast the rate is back after a kill, with the leases of production (30 s).
 
-``python -m tests.bench.recovery [--only FAULT,...] [--json]`` keeps two workers busy, kills one thing at a time, and prints for each how
-long it took until the rate of results, over a sliding three seconds, was back at 95 % of what it was before.
+``python -m tests.bench.recovery [--only FAULT,...] [--json]`` keeps two workers busy, kills one thing at a time, and
+prints for each how long it took until the rate of results, over a sliding three seconds, was back at 95 % of what it
+was before.
 """
 
 from __future__ import annotations
