@@ -7,7 +7,10 @@ from typing import Any
 from django.db.backends.postgresql import base
 
 from portal import embedded
+from portal.database import arrays
 from portal.database.errors import DatabaseUnavailable
+
+arrays.register()
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

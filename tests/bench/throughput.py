@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -255,6 +256,7 @@ def main() -> None:
     parser.add_argument("--only", default="A,B,C,D,P", help="Variants, by commas.")
     parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     only = set(options.only.split(","))
     results: list[Figures] = []
     with setting() as place:
