@@ -16,7 +16,7 @@ from psycopg.types.array import ListDumper
 
 from portal.database.arrays import FlatListDumper
 
-TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=("Cs",)))
+TEXTS = st.text(st.characters(exclude_characters="\x00", codec="utf-8"))
 MOMENTS = st.datetimes(timezones=st.just(dt.UTC)).filter(lambda moment: 1 < moment.year < 9999)
 
 

@@ -95,7 +95,7 @@ def test_a_call_is_settled_at_what_its_tokens_cost() -> None:
     assert asyncio.run(books.gate().call(on, HIGHEST, answering(Usage(10, 20)))) == "answer"
     (request,) = books.reserved
     assert (request.amount, request.attempt_id) == (HIGHEST, on.attempt_id)
-    assert books.settled == [Settlement(request.id, 50, 10, 20)]
+    assert books.settled == [Settlement(request.id, 50, 10, 20, rates=PRICE.rates(10))]
     assert (on.spending.requests, on.spending.estimated, on.spending.cost) == (1, HIGHEST, 50)
 
 
@@ -191,7 +191,7 @@ def test_every_request_of_an_agent_passes_the_gate_with_a_bound_on_its_output() 
     (request,) = books.reserved
     # 100 output tokens at 2, and at least a nano-dollar for each byte of the texts.
     assert 100 * 2 + len("Be brief.Hello") <= request.amount < 100 * 2 + 600
-    assert books.settled == [Settlement(request.id, 10 * 1 + 5 * 2, 10, 5)]
+    assert books.settled == [Settlement(request.id, 10 * 1 + 5 * 2, 10, 5, rates=PRICE.rates(10))]
 
 
 def test_an_agent_cannot_raise_its_bound() -> None:

@@ -256,7 +256,7 @@ def test_a_check_that_cannot_be_made_is_a_finding_and_the_others_are_made(
 @pytest.mark.django_db
 def test_the_command_tells_all_is_well(working: Swarm) -> None:
     out = io.StringIO()
-    call_command("watchdog", stdout=out)
+    call_command("watchdog", stdout=out, now=LATER)
     assert out.getvalue().startswith(f"All is well: {len(CHECKS)} checks in ")
 
 
@@ -265,7 +265,7 @@ def test_the_command_prints_what_is_wrong_and_exits_with_1(working: Swarm) -> No
     _pool_leak(working)
     out = io.StringIO()
     with pytest.raises(SystemExit) as ended:
-        call_command("watchdog", stdout=out)
+        call_command("watchdog", stdout=out, now=LATER)
     assert ended.value.code == 1
     assert "  The pool counts 3 agents in use, and swarms hold 2.\n" in out.getvalue()
 

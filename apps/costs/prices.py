@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from genai_prices import data_snapshot
 from genai_prices.types import TieredPrices
@@ -29,6 +29,15 @@ class UnknownModel(LookupError):
             f"No price is known for the {noun} {names}{why}. Add one in the admin under Money, Prices: "
             "for one tenant, or for all."
         )
+
+
+class Rates(NamedTuple):
+    """What a call was priced at, in nano-dollars per million tokens; every rate is known."""
+
+    input_per_mtok: int
+    output_per_mtok: int
+    cache_read_per_mtok: int
+    cache_write_per_mtok: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +70,11 @@ class ModelPrice:
         self, input_tokens: int, output_tokens: int, *, cache_read_tokens: int = 0, cache_write_tokens: int = 0
     ) -> int:
         """Nano-dollars of a call, rounded up once to a whole one. ``input_tokens`` includes those of the cache."""
-        rates = self._rates(input_tokens)
-        read, write = rates.cache_read_per_mtok, rates.cache_write_per_mtok
+        rates = self.rates(input_tokens)
         total = (
             (input_tokens - cache_read_tokens - cache_write_tokens) * rates.input_per_mtok
-            + cache_read_tokens * (rates.input_per_mtok if read is None else read)
-            + cache_write_tokens * (rates.input_per_mtok if write is None else write)
+            + cache_read_tokens * rates.cache_read_per_mtok
+            + cache_write_tokens * rates.cache_write_per_mtok
             + output_tokens * rates.output_per_mtok
         )
         return -(-total // MTOK)
@@ -80,12 +88,14 @@ class ModelPrice:
             for read, write in ((0, 0), (size, 0), (0, size))
         )
 
-    def _rates(self, input_tokens: int) -> ModelPrice | PriceTier:
-        rates: ModelPrice | PriceTier = self
+    def rates(self, input_tokens: int) -> Rates:
+        """What a call with so many input tokens is priced at."""
+        found: ModelPrice | PriceTier = self
         for tier in self.tiers:
             if input_tokens > tier.above:
-                rates = tier
-        return rates
+                found = tier
+        price, read, write = found.input_per_mtok, found.cache_read_per_mtok, found.cache_write_per_mtok
+        return Rates(price, found.output_per_mtok, price if read is None else read, price if write is None else write)
 
 
 def price_of(model: str, *, tenant_id: uuid.UUID | None, at: dt.datetime) -> ModelPrice:
@@ -134,19 +144,19 @@ def _published(model: str, provider_id: str, name: str, at: dt.datetime) -> Mode
     if info is None:
         raise LookupError
     prices = info.get_prices(at)
-    base = [getattr(prices, key) for key in _RATES]
+    base = [getattr(prices, key) for key in _NAMES]
     if base[0] is None or base[1] is None or any(getattr(prices, key) is not None for key in _OTHER_RATES):
         raise LookupError(", which is not priced by input and output tokens alone")
     starts = sorted({tier.start for price in base if isinstance(price, TieredPrices) for tier in price.tiers})
-    tiers = tuple(PriceTier(start, *_rates(base, start + 1)) for start in starts)
-    return ModelPrice(model, *_rates(base, 0), tiers)
+    tiers = tuple(PriceTier(start, *_priced(base, start + 1)) for start in starts)
+    return ModelPrice(model, *_priced(base, 0), tiers)
 
 
-_RATES = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
+_NAMES = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
 _OTHER_RATES = ("requests_kcount", "output_reasoning_mtok", "output_citation_mtok")
 
 
-def _rates(prices: Iterable[Any], input_tokens: int) -> tuple[int, int, int | None, int | None]:
+def _priced(prices: Iterable[Any], input_tokens: int) -> tuple[int, int, int | None, int | None]:
     """Nano-dollars per million tokens of a call with so many input tokens, rounded up."""
     price_in, price_out, read, write = (_nano(price, input_tokens) for price in prices)
     return price_in or 0, price_out or 0, read, write

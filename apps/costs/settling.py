@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import structlog
 from django.db import connection, transaction
 
+from apps.costs.entries import NewEntry, write
 from apps.costs.fitting import BIGGEST
 from apps.costs.models import Kind
+from apps.costs.prices import Rates
 from apps.events import log as events
 
 log = structlog.get_logger(__name__)
@@ -23,15 +25,23 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a call cost, in nano-dollars. ``amount`` None: nobody knows, so the whole reservation is charged."""
+    """What a call cost, in nano-dollars. ``amount`` None: nobody knows, so the whole reservation is charged.
+
+    ``rates`` is what the tokens were priced at; None where the amount was given as such. ``input_tokens`` includes
+    those of the provider's prompt cache.
+    """
 
     reservation_id: uuid.UUID
     amount: int | None
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    rates: Rates | None = None
 
     def __post_init__(self) -> None:
-        for value in (self.amount or 0, self.input_tokens, self.output_tokens):
+        counts = (self.input_tokens, self.output_tokens, self.cache_read_tokens, self.cache_write_tokens)
+        for value in (self.amount or 0, *counts):
             if not 0 <= value <= BIGGEST:
                 raise ValueError(f"cannot settle {self}: amounts and tokens must be from 0 to {BIGGEST}")
 
@@ -62,18 +72,27 @@ class Held(NamedTuple):
     amount: int
     period_ids: list[int]
 
+    def entry(self, amount: int, kind: Kind, settlement: Settlement | None = None, **more: Any) -> NewEntry:
+        """A ledger entry for the call it was held for, with the tokens and rates of its settlement."""
+        if settlement is not None:
+            more |= {name: getattr(settlement, name) for name in _OF_SETTLEMENT}
+        return NewEntry(
+            tenant_id=self.tenant_id,
+            kind=kind,
+            amount=amount,
+            subject_id=self.subject_id,
+            swarm_id=self.swarm_id,
+            task_id=self.task_id,
+            attempt_id=self.attempt_id,
+            reservation_id=self.id,
+            agent=self.agent,
+            model=self.model,
+            period_ids=self.period_ids,
+            **more,
+        )
 
-class Charge(NamedTuple):
-    """A ledger entry to be written, and whom it concerns."""
 
-    held: Held
-    amount: int
-    kind: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-    unsettled: bool = False
-    corrects: int | None = None
-    note: str = ""
+_OF_SETTLEMENT = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "rates")
 
 
 @dataclass(slots=True)
@@ -90,7 +109,7 @@ class Moves:
     """What one transaction does to periods, ledger and event log."""
 
     periods: dict[int, Change] = field(default_factory=dict)
-    charges: list[Charge] = field(default_factory=list)
+    entries: list[NewEntry] = field(default_factory=list)
     events: list[events.NewEvent] = field(default_factory=list)
 
     def add(self, period_ids: Iterable[int], *, spent: int = 0, reserved: int = 0, overage: int = 0) -> None:
@@ -104,7 +123,7 @@ class Moves:
         """Turns a reservation into a charge; what is beyond the reservation becomes overage."""
         excess = max(amount - held.amount, 0)
         self.add(held.period_ids, spent=amount - excess, reserved=-held.amount, overage=excess)
-        self.charges.append(Charge(held, amount, Kind.LLM, **entry))
+        self.entries.append(held.entry(amount, Kind.LLM, **entry))
         if excess:
             self.report_overage(held, amount, excess)
 
@@ -139,13 +158,7 @@ def settle(settlements: Sequence[Settlement], *, now: dt.datetime) -> list[Settl
         for held in _take(wanted):
             settlement = wanted[held.id]
             charged = held.amount if settlement.amount is None else settlement.amount
-            moves.charge(
-                held,
-                charged,
-                input_tokens=settlement.input_tokens,
-                output_tokens=settlement.output_tokens,
-                unsettled=settlement.amount is None,
-            )
+            moves.charge(held, charged, settlement=settlement, unsettled=settlement.amount is None)
             results[held.id] = Settled(held.id, charged, late=False)
         late = [wanted[id] for id in sorted(wanted.keys() - results.keys())]
         if late:
@@ -248,17 +261,8 @@ def _settle_late(late: Sequence[Settlement], moves: Moves) -> dict[uuid.UUID, Se
             difference = settlement.amount - charged
             excess = max(difference, 0)
             moves.add(held.period_ids, spent=difference - excess, overage=excess)
-            moves.charges.append(
-                Charge(
-                    held,
-                    difference,
-                    Kind.ADJUSTMENT,
-                    settlement.input_tokens,
-                    settlement.output_tokens,
-                    corrects=entry_id,
-                    note="Settled after its lease had ended.",
-                )
-            )
+            note = "Settled after its lease had ended."
+            moves.entries.append(held.entry(difference, Kind.ADJUSTMENT, settlement, corrects=entry_id, note=note))
             if excess:
                 moves.report_overage(held, settlement.amount, excess)
             charged = settlement.amount
@@ -270,8 +274,10 @@ def _apply(moves: Moves, *, now: dt.datetime | None) -> None:
     """Locks the periods in the order of their ids and puts the moves into them, the ledger and the event log."""
     if moves.periods:
         _change_periods(moves, now=now)
-    if moves.charges:
-        _write_entries(moves.charges, now=now)
+    if moves.entries:
+        # Ids are drawn while the periods are locked, so the entries of one period are numbered in the order in which
+        # they were charged to it: every prefix of the ledger is a state that the budget has been in.
+        write(moves.entries, now=now)
     events.emit(moves.events, now=now)
 
 
@@ -318,7 +324,7 @@ def _announce_crossed(period_ids: Sequence[int], moves: Moves, *, now: dt.dateti
         )
         rows = cursor.fetchall()
     for period_id, tenant_id, budget_id, name, key, holder, limit, spent in sorted(rows):
-        swarm_id = next((c.held.swarm_id for c in moves.charges if period_id in c.held.period_ids), None)
+        swarm_id = next((e.swarm_id for e in moves.entries if period_id in e.period_ids), None)
         data = {
             "budget_id": str(budget_id),
             "budget": name,
@@ -329,43 +335,3 @@ def _announce_crossed(period_ids: Sequence[int], moves: Moves, *, now: dt.dateti
         }
         moves.events.append(events.NewEvent("budget.soft_limit_crossed", tenant_id, swarm_id, data=data))
         log.warning("budget_soft_limit_crossed", tenant_id=str(tenant_id), **data)
-
-
-def _write_entries(charges: Sequence[Charge], *, now: dt.datetime | None) -> None:
-    # Ids are drawn while the periods are locked, so the entries of one period are numbered in the order in which they
-    # were charged to it: every prefix of the ledger is a state that the budget has been in.
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO costs_ledgerentry
-                (at, tenant_id, subject_id, swarm_id, task_id, attempt_id, reservation_id, agent, kind, model,
-                 input_tokens, output_tokens, amount, unsettled, corrects, period_ids, note)
-            SELECT %s, c.tenant_id, c.subject_id, c.swarm_id, c.task_id, c.attempt_id, c.reservation_id, c.agent,
-                   c.kind, c.model, c.input_tokens, c.output_tokens, c.amount, c.unsettled, c.corrects,
-                   c.period_ids::bigint[], c.note
-            FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[],
-                        %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bool[], %s::bigint[],
-                        %s::text[], %s::text[])
-                     AS c (tenant_id, subject_id, swarm_id, task_id, attempt_id, reservation_id, agent, kind, model,
-                           input_tokens, output_tokens, amount, unsettled, corrects, period_ids, note)
-            """,
-            [
-                now,
-                [c.held.tenant_id for c in charges],
-                [c.held.subject_id for c in charges],
-                [c.held.swarm_id for c in charges],
-                [c.held.task_id for c in charges],
-                [c.held.attempt_id for c in charges],
-                [c.held.id for c in charges],
-                [c.held.agent for c in charges],
-                [str(c.kind) for c in charges],
-                [c.held.model for c in charges],
-                [c.input_tokens for c in charges],
-                [c.output_tokens for c in charges],
-                [c.amount for c in charges],
-                [c.unsettled for c in charges],
-                [c.corrects for c in charges],
-                ["{" + ",".join(map(str, c.held.period_ids)) + "}" for c in charges],
-                [c.note for c in charges],
-            ],
-        )

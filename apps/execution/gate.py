@@ -112,7 +112,17 @@ class Gate:
         context.spending.input_tokens += usage.input_tokens
         context.spending.output_tokens += usage.output_tokens
         context.spending.cost += cost
-        self._settle_soon(Settlement(reservation, cost, usage.input_tokens, usage.output_tokens))
+        self._settle_soon(
+            Settlement(
+                reservation,
+                cost,
+                usage.input_tokens,
+                usage.output_tokens,
+                cache_read_tokens=usage.cache_read_tokens,
+                cache_write_tokens=usage.cache_write_tokens,
+                rates=context.price.rates(usage.input_tokens),
+            )
+        )
         return answer
 
     async def _reserve(self, context: CallContext, highest: int) -> uuid.UUID:

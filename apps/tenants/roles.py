@@ -18,6 +18,7 @@ class Permission(StrEnum):
     BUDGET_READ = "budget:read"
     BUDGET_UPDATE = "budget:update"
     COST_READ = "cost:read"
+    COST_UPDATE = "cost:update"
     AUDIT_READ = "audit:read"
     USER_MANAGE = "user:manage"
 
@@ -38,7 +39,7 @@ PERMISSIONS: dict[str, frozenset[Permission]] = {
     Role.OPERATOR: frozenset(
         {P.SWARM_CREATE, P.SWARM_READ, P.SWARM_UPDATE, P.SWARM_TERMINATE, P.POOL_READ, P.BUDGET_READ, P.COST_READ}
     ),
-    Role.FINANCE: frozenset({P.BUDGET_READ, P.BUDGET_UPDATE, P.COST_READ}),
+    Role.FINANCE: frozenset({P.BUDGET_READ, P.BUDGET_UPDATE, P.COST_READ, P.COST_UPDATE}),
     Role.COMPLIANCE: frozenset({P.SWARM_READ, P.AUDIT_READ}),
     Role.VIEWER: frozenset({P.SWARM_READ, P.POOL_READ, P.BUDGET_READ, P.COST_READ}),
 }

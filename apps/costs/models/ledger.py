@@ -73,6 +73,10 @@ class LedgerEntry(models.Model):
 
     ``period_ids`` are the budget periods that it was charged to. ``unsettled`` marks a charge of the whole reservation
     because what the call cost is not known; an adjustment (``corrects`` is the entry's id) puts it right later.
+
+    An entry explains its amount: tokens at ``*_per_mtok`` (nano-dollars for a million; input tokens include those of
+    the provider's prompt cache), or ``quantity`` (agent-hours, GB-months) at ``unit_price``. Where these are null, the
+    amount was given as such. ``external_id`` is an event of an agent that runs elsewhere, ``run`` its name for a run.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -88,10 +92,20 @@ class LedgerEntry(models.Model):
     model = models.CharField(max_length=200, blank=True)
     input_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
+    cache_read_tokens = models.BigIntegerField(default=0)
+    cache_write_tokens = models.BigIntegerField(default=0)
+    input_per_mtok = NanoDollarField(null=True, blank=True)
+    output_per_mtok = NanoDollarField(null=True, blank=True)
+    cache_read_per_mtok = NanoDollarField(null=True, blank=True)
+    cache_write_per_mtok = NanoDollarField(null=True, blank=True)
+    quantity = models.DecimalField(max_digits=24, decimal_places=9, null=True, blank=True)
+    unit_price = NanoDollarField(null=True, blank=True)
     amount = NanoDollarField()
     unsettled = models.BooleanField(default=False)
     corrects = models.BigIntegerField(null=True, blank=True)
     period_ids = ArrayField(models.BigIntegerField(), default=list)
+    external_id = models.CharField(max_length=200, blank=True)
+    run = models.CharField(max_length=100, blank=True)
     note = models.CharField(max_length=200, blank=True)
 
     objects = LedgerEntryQuerySet.as_manager()
@@ -103,6 +117,8 @@ class LedgerEntry(models.Model):
             models.Index(fields=["tenant_id", "at"], name="ledger_of_tenant"),
             models.Index(fields=["swarm_id"], name="ledger_of_swarm", condition=Q(swarm_id__isnull=False)),
             models.Index(fields=["reservation_id"], name="ledger_of_call", condition=Q(reservation_id__isnull=False)),
+            models.Index(fields=["subject_id", "at"], name="ledger_of_subject", condition=Q(subject_id__isnull=False)),
+            models.Index(fields=["corrects"], name="ledger_corrections", condition=Q(corrects__isnull=False)),
         ]
 
     def __str__(self) -> str:
