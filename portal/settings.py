@@ -261,6 +261,9 @@ UNFOLD: dict[str, Any] = {
     "SITE_SUBHEADER": "Administration",
     "SITE_URL": "/",
     "SITE_SYMBOL": "hub",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("swarmdesk.svg")},
+    ],
     "SHOW_HISTORY": True,  # leads to the audit trail
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": True,

@@ -197,6 +197,21 @@ def test_finance_sees_money_and_no_swarms(finance: User, swarm: Swarm) -> None:
     assert client.get(f"/swarms/{swarm.pk}/").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("role", "shown"),
+    [
+        (Role.DEVELOPER, {"/swarms/", "/submit/"}),
+        (Role.VIEWER, {"/swarms/"}),
+        (Role.FINANCE, set()),
+    ],
+)
+def test_the_menu_leads_only_where_the_role_may_go(acme: Tenant, role: Role, shown: set[str]) -> None:
+    user = User.objects.create_user("somebody")
+    Membership.objects.create(user=user, tenant=acme, role=role)
+    page = logged_in(user).get("/").content.decode()
+    assert {path for path in ("/swarms/", "/submit/") if f'class="sd-nav" href="{path}"' in page} == shown
+
+
 def test_who_may_not_see_costs_sees_none(acme: Tenant, swarm: Swarm) -> None:
     user = User.objects.create_user("auditor")
     Membership.objects.create(user=user, tenant=acme, role=Role.COMPLIANCE)

@@ -21,6 +21,7 @@ from django.views import View
 from apps.events.horizon import readable
 from apps.tenants.access import AccessDenied, Principal, principal_of_request
 from apps.tenants.models import Tenant
+from apps.tenants.roles import Permission
 
 
 class ConsoleView(View):
@@ -92,6 +93,8 @@ class Page(ConsoleView):
             "title": self.title,
             "section": self.section,
             "principal": self.principal,
+            "may_read_swarms": self.principal.can_anywhere(Permission.SWARM_READ),
+            "may_submit": self.principal.can_anywhere(Permission.SWARM_CREATE),
             "tenants": self.tenants,
             "tenant": self.tenant,
             "many_tenants": len(self.tenants) > 1,
