@@ -98,7 +98,7 @@ def start(swarm: Swarm, *, now: dt.datetime = NOW) -> None:
     """Admits a swarm as the orchestrator would, without asking whether there is room."""
     with transaction.atomic():
         Swarm.objects.filter(pk=swarm.pk).update(status=SwarmStatus.RUNNING, started_at=now)
-        ResourcePool.objects.locked().take([swarm])
+        ResourcePool.objects.locked().take([swarm], now=now)
         progress.open_tasks([swarm.pk], now=now)
 
 

@@ -22,7 +22,7 @@ from apps.observability import housekeeping, schedules, tasks, watchdog, wholene
 from apps.observability.models import WatchdogRun
 from apps.observability.wholeness import CHECKS
 from apps.swarms import admission, progress
-from apps.swarms.models import Agent, ResourcePool, Swarm, TaskStatus
+from apps.swarms.models import Agent, Holding, ResourcePool, Swarm, TaskStatus
 from apps.tenants.models import Tenant
 from portal.ids import uuid7
 from tests.queueing import NOW, queued
@@ -131,6 +131,10 @@ def _pool_leak(swarm: Swarm) -> None:
     ResourcePool.objects.update(agents_used=3)
 
 
+def _holding_lost(swarm: Swarm) -> None:
+    Holding.objects.filter(swarm=swarm).update(until=NOW)
+
+
 def _charge_of_no_task(swarm: Swarm) -> None:
     LedgerEntry.objects.create(tenant_id=swarm.tenant_id, swarm_id=swarm.pk, kind="llm", amount=0, at=NOW)
 
@@ -170,6 +174,7 @@ def _month_without_partition(swarm: Swarm) -> None:
         (_never_stopping, "stuck_swarms", "is stopping with no task under way."),
         (_slot_given_twice, "slots", "counts 1 replicas as free; 0 are."),
         (_pool_leak, "pool", "The pool counts 3 agents in use, and swarms hold 2."),
+        (_holding_lost, "holdings", "holds resources that no holding counts."),
         (_charge_of_no_task, "charges", "names no task."),
         (_call_not_charged, "calls", "made 1 calls, none is charged."),
         (_period_forgot, "spending", "249 nano-dollars are spent, and the rows say 250."),
@@ -326,11 +331,12 @@ def test_schedules_are_there_after_migration_and_an_operators_change_stays() -> 
     from django.utils.module_loading import import_string
     from django_q.models import Schedule
 
-    assert set(Schedule.objects.values_list("func", flat=True)) >= {door for door, _ in schedules.DAILY.values()}
-    for door, _ in schedules.DAILY.values():
+    doors = [door for door, _ in [*schedules.DAILY.values(), *schedules.HOURLY.values()]]
+    assert set(Schedule.objects.values_list("func", flat=True)) >= set(doors)
+    for door in doors:
         assert callable(import_string(door))
     Schedule.objects.update(next_run=NOW)
     assert schedules.ensure_schedules() == 0
     assert set(Schedule.objects.values_list("next_run", flat=True)) == {NOW}
     Schedule.objects.all().delete()
-    assert schedules.ensure_schedules() == len(schedules.DAILY)
+    assert schedules.ensure_schedules() == len(doors)

@@ -16,22 +16,31 @@ DAILY: dict[str, tuple[str, dt.time]] = {
 """By name: the task's door and the time of day, in UTC."""
 
 
+HOURLY: dict[str, tuple[str, int]] = {
+    "Accrue infrastructure and storage": ("apps.costs.tasks.accrue_costs", 6),
+}
+"""By name: the task's door and the minute of the hour."""
+
+
 def ensure_schedules(**_: Any) -> int:
     """Writes the schedules that are missing; how many. Run after each migration; what an operator changed stays."""
     if Schedule._meta.db_table not in connection.introspection.table_names():
         return 0  # only some apps were migrated yet
+    now = timezone.now().astimezone(dt.UTC)
+    next_hour = now.replace(minute=0, second=0, microsecond=0) + dt.timedelta(hours=1)
+    tomorrow = now.date() + dt.timedelta(days=1)
+    wanted = [
+        (name, door, Schedule.DAILY, dt.datetime.combine(tomorrow, at, dt.UTC)) for name, (door, at) in DAILY.items()
+    ]
+    wanted += [
+        (name, door, Schedule.HOURLY, next_hour + dt.timedelta(minutes=minute))
+        for name, (door, minute) in HOURLY.items()
+    ]
     made = 0
-    for name, (door, at) in DAILY.items():
-        tomorrow = timezone.now().astimezone(dt.UTC).date() + dt.timedelta(days=1)
+    for name, door, kind, next_run in wanted:
         _, created = Schedule.objects.get_or_create(
             func=door,
-            defaults={
-                "name": name,
-                "schedule_type": Schedule.DAILY,
-                "repeats": -1,
-                "cluster": "ops",
-                "next_run": dt.datetime.combine(tomorrow, at, dt.UTC),
-            },
+            defaults={"name": name, "schedule_type": kind, "repeats": -1, "cluster": "ops", "next_run": next_run},
         )
         made += created
     return made

@@ -121,6 +121,25 @@ def pool_miscounted(now: dt.datetime) -> list[str]:
     return [f"The pool counts {counted} {name} in use, and swarms hold {held}." for name, counted, held in rows]
 
 
+@check("holdings", "What is charged by the hour is not what swarms hold: agent-hours are missed, or are too many.")
+def holdings_differ_from_swarms(now: dt.datetime) -> list[str]:
+    rows = _rows(
+        """
+        SELECT coalesce(s.id, h.swarm_id), s.id IS NOT NULL
+        FROM (SELECT id, agents_asked FROM swarms_swarm
+              WHERE holds_resources AND status IN ('running', 'paused', 'stopping')) s
+        FULL JOIN (SELECT swarm_id, agents FROM swarms_holding WHERE until IS NULL) h ON h.swarm_id = s.id
+        WHERE s.id IS NULL OR h.swarm_id IS NULL OR s.agents_asked <> h.agents ORDER BY 1
+        """
+    )
+    return [
+        f"Swarm {swarm} holds resources that no holding counts."
+        if holds
+        else f"Swarm {swarm} holds nothing, but its holding goes on."
+        for swarm, holds in rows
+    ]
+
+
 @check("charges", "Model calls were charged to swarms without saying which task made them.")
 def charges_without_task(now: dt.datetime) -> list[str]:
     return [

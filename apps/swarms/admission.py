@@ -178,7 +178,7 @@ def _start(pool: ResourcePool, wanted: Sequence[Swarm], now: dt.datetime) -> lis
         swarms,
         ["status", "status_reason", "queue_reason", "queue_position", "estimated_start", "started_at", "version"],
     )
-    pool.take(swarms)
+    pool.take(swarms, now=now)
     emit(
         [
             NewEvent("swarm.started", swarm.tenant_id, swarm.pk, data={"waited_s": round(waits[swarm.pk], 3)})

@@ -4,3 +4,8 @@ from django.apps import AppConfig
 class SwarmsConfig(AppConfig):
     name = "apps.swarms"
     verbose_name = "Swarms"
+
+    def ready(self) -> None:
+        from apps.swarms import metering
+
+        metering.register()

@@ -301,7 +301,7 @@ def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[
 
 def end(swarms: Sequence[Swarm], events: Sequence[NewEvent], *, now: dt.datetime) -> None:
     """Writes the final status of swarms, gives their resources back to the pool, and tells the orchestrator."""
-    ResourcePool.objects.give_back([swarm for swarm in swarms if swarm.holds_resources])
+    ResourcePool.objects.give_back([swarm for swarm in swarms if swarm.holds_resources], now=now)
     for swarm in swarms:
         swarm.holds_resources = False
     Swarm.objects.bulk_update(swarms, ["status", "status_reason", "finished_at", "holds_resources"])

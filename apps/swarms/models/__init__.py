@@ -1,3 +1,4 @@
+from apps.swarms.models.holding import Holding
 from apps.swarms.models.pool import ResourcePool
 from apps.swarms.models.swarm import Agent, Priority, Runtime, Step, Swarm, SwarmStatus
 from apps.swarms.models.task import FailureCode, Task, TaskStatus
@@ -5,6 +6,7 @@ from apps.swarms.models.task import FailureCode, Task, TaskStatus
 __all__ = [
     "Agent",
     "FailureCode",
+    "Holding",
     "Priority",
     "ResourcePool",
     "Runtime",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.core.exceptions import ValidationError
 from django.db import connection, models
 from django.db.models import F, Q
+from django.utils import timezone
 
 from apps.swarms.resources import Resources
 from portal.notify import Channel, notify
@@ -50,8 +52,8 @@ class ResourcePoolQuerySet(models.QuerySet["ResourcePool"]):
         """The pool, its row locked until the transaction ends."""
         return self.select_for_update().get(pk=1)
 
-    def give_back(self, swarms: Sequence[Swarm]) -> int:
-        """Frees what swarms hold and marks that they hold nothing; how many of them held something.
+    def give_back(self, swarms: Sequence[Swarm], *, now: dt.datetime | None = None) -> int:
+        """Frees what swarms hold, marks that they hold nothing, and ends their holdings; how many held something.
 
         Inside a transaction that has locked the swarms. The table decides who holds something, so calling it twice
         gives nothing back twice. Call it before a swarm gets a final status: the database does not let a finished
@@ -65,12 +67,15 @@ class ResourcePoolQuerySet(models.QuerySet["ResourcePool"]):
                 """
                 WITH freed AS (
                     UPDATE swarms_swarm SET holds_resources = false WHERE id = ANY(%s) AND holds_resources
-                    RETURNING agents_asked, memory_gb_asked, cpu_asked
+                    RETURNING id, agents_asked, memory_gb_asked, cpu_asked
+                ), ended AS (
+                    UPDATE swarms_holding SET until = greatest(since, %s::timestamptz)
+                    FROM freed WHERE swarm_id = freed.id AND until IS NULL
                 )
                 SELECT coalesce(sum(agents_asked), 0), coalesce(sum(memory_gb_asked), 0),
                     coalesce(sum(cpu_asked), 0), count(*) FROM freed
                 """,
-                [[swarm.pk for swarm in swarms]],
+                [[swarm.pk for swarm in swarms], now or timezone.now()],
             )
             freed = Resources(*cursor.fetchone())
         pool._add(Resources() - freed)
@@ -146,8 +151,8 @@ class ResourcePool(models.Model):
         """Used, total and percent of each resource: agents, memory_gb (GB), cpu (cores), swarms."""
         return {name: Usage(getattr(self, f"{name}_used"), getattr(self, f"{name}_total")) for name in COUNTED}
 
-    def take(self, swarms: Sequence[Swarm]) -> None:
-        """Gives swarms what they ask and marks that they hold it. The pool's row and theirs must be locked.
+    def take(self, swarms: Sequence[Swarm], *, now: dt.datetime | None = None) -> None:
+        """Gives swarms what they ask and writes that they hold it now. The pool's row and theirs must be locked.
 
         Raises PoolExhausted, and changes nothing, when it does not fit.
         """
@@ -158,7 +163,18 @@ class ResourcePool(models.Model):
             raise PoolExhausted(f"The pool lacks {(taken - room).up_to(taken)}.")
         for swarm in swarms:
             swarm.holds_resources = True
-        type(swarms[0]).objects.filter(pk__in=[swarm.pk for swarm in swarms]).update(holds_resources=True)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """
+                WITH holders AS (
+                    UPDATE swarms_swarm SET holds_resources = true WHERE id = ANY(%s)
+                    RETURNING id, tenant_id, agents_asked, memory_gb_asked, cpu_asked
+                )
+                INSERT INTO swarms_holding (swarm_id, tenant_id, agents, memory_gb, cpu, since)
+                SELECT *, %s::timestamptz FROM holders
+                """,
+                [[swarm.pk for swarm in swarms], now or timezone.now()],
+            )
         self._add(taken)
 
     def _add(self, amount: Resources) -> None:
