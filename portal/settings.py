@@ -308,6 +308,8 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Budget periods", "date_range", "costs.BudgetPeriod"),
             ("Ledger", "receipt_long", "costs.LedgerEntry"),
             ("Reservations", "lock_clock", "costs.Reservation"),
+            ("Costs from elsewhere", "call_received", "costs.ExternalEvent"),
+            ("Calls elsewhere", "output", "costs.ExternalReservation"),
             ("Prices", "sell", "costs.Price"),
         ],
     ),

@@ -14,7 +14,7 @@ from django_q.signing import SignedPackage
 
 from apps.api.models import IdempotencyKey
 from apps.audit.models import AuditEntry
-from apps.costs.models import Budget, BudgetPeriod, LedgerEntry, Price, Reservation
+from apps.costs.models import Budget, BudgetPeriod, ExternalEvent, ExternalReservation, LedgerEntry, Price, Reservation
 from apps.events.models import Consumer, Event
 from apps.execution.models import Attempt, Runner, Tick
 from apps.observability.models import WatchdogRun
@@ -80,7 +80,20 @@ def make_rows(tenant: Tenant, count: int) -> None:
             "period_ids": [period.pk],
         }
         Reservation.objects.create(**call, expires_at=now + dt.timedelta(seconds=30))
-        LedgerEntry.objects.create(**call, kind="llm", note=f"{name}-note")
+        entry = LedgerEntry.objects.create(**call, kind="llm", note=f"{name}-note")
+        ExternalEvent.objects.create(
+            tenant_id=tenant.pk,
+            event_id=f"{name}-event",
+            content=uuid.uuid4(),
+            at=now,
+            booked_at=now,
+            amount=1_000,
+            entry_id=entry.pk,
+        )
+        held = ExternalReservation.objects.create(tenant_id=tenant.pk, agent=f"{name}-agent", run="r", amount=1_000)
+        Reservation.objects.create(
+            id=held.pk, tenant_id=tenant.pk, amount=1_000, run="r", period_ids=[], expires_at=now + dt.timedelta(days=1)
+        )
         Price.objects.create(
             tenant=tenant, provider="simulated", model=f"{name}-model", input_per_mtok=DOLLAR, output_per_mtok=DOLLAR
         )

@@ -183,11 +183,14 @@ def test_an_object_that_is_not_there_leads_back(root: Client) -> None:
 # -- and everybody else ------------------------------------------------------------------------------------------------
 
 OPENS = {
-    "finance": {"costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price", "costs.Reservation"},
+    "finance": {
+        "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
+        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation",
+    },
     "operator": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
-        "costs.Reservation",
+        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation",
     },
     "compliance": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
@@ -196,7 +199,7 @@ OPENS = {
     "viewer": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
-        "costs.Reservation",
+        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation",
     },
     "admin": {model._meta.label for model in REGISTERED if isinstance(ADMINS[model], TenantScoped)}
     | {"swarms.ResourcePool"},

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 
-from apps.costs import admin_budgets  # noqa: F401  (registers budgets and their periods)
+from apps.costs import admin_budgets, admin_external  # noqa: F401  (they register what they show)
 from apps.costs.models import Kind, LedgerEntry, Price, Reservation
 from apps.tenants.admin_scoping import TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission
@@ -44,13 +44,14 @@ class ReservationAdmin(ReadOnly, TenantModelAdmin):
     huge = True
     references = CALL_REFERENCES
     search_ids = ("swarm_id", "task_id", "attempt_id")
-    list_display = ("call", "tenant_name", "swarm", "task", "agent", "model", "amount_usd", "made", "ends")
+    list_display = ("call", "tenant_name", "swarm", "task", "agent", "model", "run", "amount_usd", "made", "ends")
     list_filter = (TenantFilter, ("created_at", DateRangeFilter))
-    search_fields = ("agent", "model")
-    search_help_text = "Id of a swarm, task or attempt, name of an agent or model"
+    search_fields = ("agent", "model", "run")
+    search_help_text = "Id of a swarm, task or attempt, name of an agent, model or run"
     ordering = ("-id",)
     fieldsets = (
-        (None, {"fields": ("call", "tenant_name", "swarm", "task", "attempt", "agent", "model", "amount_exact")}),
+        (None, {"fields": ("call", "tenant_name", "swarm", "task", "attempt", "agent", "model", "run")}),
+        ("Money", {"fields": ("amount_exact",)}),
         ("Times", {"fields": ("made", "ends")}),
     )
     call = short_column("id", "Call")
@@ -61,7 +62,7 @@ class ReservationAdmin(ReadOnly, TenantModelAdmin):
     amount_usd = usd_column("amount", "Amount")
     amount_exact = usd_exact("amount", "Amount")
     made = when_column("created_at", "Reserved")
-    ends = when_column("expires_at", "Charged at the latest")
+    ends = when_column("expires_at", "Lease ends")
 
 
 @admin.register(LedgerEntry)

@@ -110,21 +110,32 @@ class Watched(NamedTuple):
     names: dict[uuid.UUID, str]
 
 
-def watching(calls: Sequence[Call], *, now: dt.datetime) -> Watched:
-    """The periods of all active budgets that watch each of these calls. One query, however many calls."""
+_QUARTER_S = 900
+"""No zone's midnight lies elsewhere than on a quarter of an hour: two moments between the same two share their day."""
+
+
+def watching(calls: Sequence[Call], *, now: dt.datetime, times: Sequence[dt.datetime] | None = None) -> Watched:
+    """The periods of all active budgets that watch each of these calls. One query, however many calls.
+
+    ``times`` are the calls' own, where they were not made now but in the past: the periods are those of that time.
+    """
     by_tenant = _watchers(calls)
     found: dict[tuple[object, ...], tuple[PeriodKey, ...]] = {}
     result = Watched([], {}, {b.id: b.name for watchers in by_tenant.values() for b in watchers})
-    for call in calls:
-        kind = (call.tenant_id, call.subject_id, call.swarm_id, call.agent)
+    for place, call in enumerate(calls):
+        at = times[place] if times else now
+        quarter = at.timestamp() // _QUARTER_S if times else None
+        kind = (call.tenant_id, call.subject_id, call.swarm_id, call.agent, quarter)
         if kind not in found:
             keys: list[PeriodKey] = []
             for budget in by_tenant.get(call.tenant_id, ()):
                 holder = holder_of(budget, call)
-                if holder is None or not (span := span_of(budget.period, budget.zone, now, call.swarm_id)):
+                if holder is None or not (span := span_of(budget.period, budget.zone, at, call.swarm_id)):
                     continue
                 keys.append(PeriodKey(budget.id, span.key, holder))
-                result.spans[keys[-1]] = span
+                known = result.spans.get(keys[-1])
+                if known is None or span.starts_at < known.starts_at:  # a run begins with its first call
+                    result.spans[keys[-1]] = span
             found[kind] = tuple(keys)
         result.keys.append(found[kind])
     return result

@@ -101,14 +101,17 @@ def reserved_differs_from_reservations(*, window: int = 5000, limit: int = 100) 
 
 
 def charges_without_task(*, window: int = 5000, limit: int = 100) -> list[OrphanedEntry]:
-    """Charges for model calls, among the newest entries, that belong to a swarm but name none of its tasks."""
+    """Charges for model calls, among the newest entries, that belong to a swarm but name none of its tasks.
+
+    Those of runs elsewhere have none.
+    """
     return [
         OrphanedEntry(*row)
         for row in _rows(
             """
             SELECT id, tenant_id, at, amount
             FROM (SELECT * FROM costs_ledgerentry ORDER BY id DESC LIMIT %(window)s) AS newest
-            WHERE kind = 'llm' AND swarm_id IS NOT NULL AND task_id IS NULL ORDER BY id LIMIT %(limit)s
+            WHERE kind = 'llm' AND swarm_id IS NOT NULL AND task_id IS NULL AND run = '' ORDER BY id LIMIT %(limit)s
             """,
             window=window,
             limit=limit,

@@ -22,11 +22,13 @@ from portal.money import usd_label
 
 __all__ = [
     "CallRequest",
+    "Refused",
     "Settled",
     "Settlement",
     "Verdict",
     "charge_expired",
     "extend",
+    "extend_calls",
     "release",
     "reserve",
     "settle",
@@ -40,6 +42,7 @@ class CallRequest:
     """A call that somebody wants to make. ``amount`` is the most it can cost, in nano-dollars.
 
     Its ``id`` is used once. Unless it is settled, released or extended before ``expires_at``, all of it is charged.
+    ``run`` names a run elsewhere.
     """
 
     id: uuid.UUID
@@ -52,6 +55,7 @@ class CallRequest:
     model: str
     amount: int
     expires_at: dt.datetime
+    run: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.amount <= BIGGEST:
@@ -59,8 +63,22 @@ class CallRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The budget period that refuses a call; amounts in nano-dollars."""
+
+    budget_id: uuid.UUID
+    budget: str
+    key: str
+    holder: str
+    limit: int
+    left: int
+    reason: str
+    may_fit_later: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a call may be made. ``reason`` says for a person which budget refuses it.
+    """Whether a call may be made. ``reason`` says for a person which budget refuses it, ``refused`` for a program.
 
     ``may_fit_later``: it would fit were nothing else reserved now, so it is worth waiting for calls in flight.
     """
@@ -69,6 +87,7 @@ class Verdict:
     granted: bool
     reason: str = ""
     may_fit_later: bool = False
+    refused: Refused | None = None
 
 
 def reserve(requests: Sequence[CallRequest], *, now: dt.datetime) -> list[Verdict]:
@@ -153,13 +172,13 @@ def _hold(calls: Sequence[CallRequest], asks: dict[uuid.UUID, Ask], *, now: dt.d
         # settlement waits for the periods locked here.
         cursor.execute(
             """
-            INSERT INTO costs_reservation (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model,
+            INSERT INTO costs_reservation (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, run,
                                            amount, period_ids, created_at, expires_at)
-            SELECT c.id, c.tenant_id, c.subject_id, c.swarm_id, c.task_id, c.attempt_id, c.agent, c.model,
+            SELECT c.id, c.tenant_id, c.subject_id, c.swarm_id, c.task_id, c.attempt_id, c.agent, c.model, c.run,
                    c.amount, c.period_ids::bigint[], %s, c.expires_at
             FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[],
-                        %s::bigint[], %s::text[], %s::timestamptz[])
-                     AS c (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model,
+                        %s::text[], %s::bigint[], %s::text[], %s::timestamptz[])
+                     AS c (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, run,
                            amount, period_ids, expires_at)
             WHERE NOT EXISTS (SELECT FROM costs_reservation r WHERE r.id = c.id)
             ON CONFLICT DO NOTHING
@@ -175,6 +194,7 @@ def _hold(calls: Sequence[CallRequest], asks: dict[uuid.UUID, Ask], *, now: dt.d
                 [call.attempt_id for call in rows],
                 [call.agent for call in rows],
                 [call.model for call in rows],
+                [call.run for call in rows],
                 [call.amount for call in rows],
                 ["{" + ",".join(map(str, asks[call.id].period_ids)) + "}" for call in rows],
                 [call.expires_at for call in rows],
@@ -237,24 +257,37 @@ def _verdict(
     if refusal is None:
         return Verdict(call.id, True)
     period = periods[refusal.period_id]
-    budget = watched.names.get(keys[refusal.period_id].budget_id, "")
+    key = keys[refusal.period_id]
+    budget = watched.names.get(key.budget_id, "")
     reason = (
         f'Budget "{budget}" has {usd_label(refusal.left)} left of {usd_label(period.limit)}; '
         f"this call can cost up to {usd_label(call.amount)}."
     )
     if refusal.may_fit_later:
         reason += " Calls in flight may give some back."
-    return Verdict(call.id, False, reason, refusal.may_fit_later)
+    refused = Refused(
+        key.budget_id, budget, key.key, key.holder, period.limit, refusal.left, reason, refusal.may_fit_later
+    )
+    return Verdict(call.id, False, reason, refusal.may_fit_later, refused)
 
 
 def extend(attempt_ids: Sequence[uuid.UUID], expires_at: dt.datetime) -> int:
     """Keeps the reservations of these attempts at least until ``expires_at``; how many there are."""
+    return _extend("attempt_id", attempt_ids, expires_at)
+
+
+def extend_calls(ids: Sequence[uuid.UUID], expires_at: dt.datetime) -> int:
+    """Keeps these reservations at least until ``expires_at``; how many there are."""
+    return _extend("id", ids, expires_at)
+
+
+def _extend(column: str, ids: Sequence[uuid.UUID], expires_at: dt.datetime) -> int:
     with transaction.atomic(savepoint=False), connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             UPDATE costs_reservation SET expires_at = greatest(expires_at, %s)
-            WHERE id IN (SELECT id FROM costs_reservation WHERE attempt_id = ANY(%s) ORDER BY id FOR UPDATE)
+            WHERE id IN (SELECT id FROM costs_reservation WHERE {column} = ANY(%s) ORDER BY id FOR UPDATE)
             """,
-            [expires_at, list(attempt_ids)],
+            [expires_at, list(ids)],
         )
         return int(cursor.rowcount)

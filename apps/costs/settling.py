@@ -69,6 +69,7 @@ class Held(NamedTuple):
     attempt_id: uuid.UUID | None
     agent: str
     model: str
+    run: str
     amount: int
     period_ids: list[int]
 
@@ -87,6 +88,7 @@ class Held(NamedTuple):
             reservation_id=self.id,
             agent=self.agent,
             model=self.model,
+            run=self.run,
             period_ids=self.period_ids,
             **more,
         )
@@ -97,11 +99,16 @@ _OF_SETTLEMENT = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_w
 
 @dataclass(slots=True)
 class Change:
-    """What is added to a period's columns."""
+    """What is added to a period's columns.
+
+    ``unreserved`` was spent without asking: once the period is locked, it becomes spending as far as the ceiling leaves
+    room beside what is spent and reserved, and overage beyond that.
+    """
 
     spent: int = 0
     reserved: int = 0
     overage: int = 0
+    unreserved: int = 0
 
 
 @dataclass(slots=True)
@@ -118,6 +125,11 @@ class Moves:
             change.spent += spent
             change.reserved += reserved
             change.overage += overage
+
+    def charge_unreserved(self, period_ids: Iterable[int], amount: int) -> None:
+        """Counts a cost that nothing was reserved for; its ledger entry is up to the caller."""
+        for period_id in period_ids:
+            self.periods.setdefault(period_id, Change()).unreserved += amount
 
     def charge(self, held: Held, amount: int, **entry: Any) -> None:
         """Turns a reservation into a charge; what is beyond the reservation becomes overage."""
@@ -163,7 +175,7 @@ def settle(settlements: Sequence[Settlement], *, now: dt.datetime) -> list[Settl
         late = [wanted[id] for id in sorted(wanted.keys() - results.keys())]
         if late:
             results.update(_settle_late(late, moves))
-        _apply(moves, now=now)
+        apply(moves, now=now)
     return [results[settlement.reservation_id] for settlement in settlements]
 
 
@@ -174,7 +186,7 @@ def release(ids: Sequence[uuid.UUID]) -> int:
         taken = _take(ids) if ids else []
         for held in taken:
             moves.add(held.period_ids, reserved=-held.amount)
-        _apply(moves, now=None)
+        apply(moves, now=None)
     return len(taken)
 
 
@@ -198,13 +210,13 @@ def charge_expired(*, now: dt.datetime, limit: int = 1000) -> int:
         moves = Moves()
         for held in sorted(taken):
             moves.charge(held, held.amount, unsettled=True, note="Charged as reserved: its lease ended unsettled.")
-        _apply(moves, now=now)
+        apply(moves, now=now)
     if taken:
         log.warning("reservations_charged_unsettled", count=len(taken), amount=sum(held.amount for held in taken))
     return len(taken)
 
 
-_HELD = "id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, amount, period_ids"
+_HELD = "id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, run, amount, period_ids"
 
 
 def _take(ids: Iterable[uuid.UUID]) -> list[Held]:
@@ -270,15 +282,20 @@ def _settle_late(late: Sequence[Settlement], moves: Moves) -> dict[uuid.UUID, Se
     return results
 
 
-def _apply(moves: Moves, *, now: dt.datetime | None) -> None:
-    """Locks the periods in the order of their ids and puts the moves into them, the ledger and the event log."""
+def apply(moves: Moves, *, now: dt.datetime | None) -> list[int]:
+    """Locks the periods in the order of their ids and puts the moves into them, the ledger and the event log.
+
+    In the current transaction, once for all it moves; the ids of the ledger entries, in the order given.
+    """
+    written: list[int] = []
     if moves.periods:
         _change_periods(moves, now=now)
     if moves.entries:
         # Ids are drawn while the periods are locked, so the entries of one period are numbered in the order in which
         # they were charged to it: every prefix of the ledger is a state that the budget has been in.
-        write(moves.entries, now=now)
+        written = write(moves.entries, now=now)
     events.emit(moves.events, now=now)
+    return written
 
 
 def _change_periods(moves: Moves, *, now: dt.datetime | None) -> None:
@@ -287,14 +304,19 @@ def _change_periods(moves: Moves, *, now: dt.datetime | None) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id, "limit", spent + overage, ceiling IS NULL AND crossed_at IS NULL
+            SELECT id, "limit", spent + overage, ceiling IS NULL AND crossed_at IS NULL, ceiling - spent - reserved
             FROM costs_budgetperiod WHERE id = ANY(%s) ORDER BY id FOR UPDATE
             """,
             [ids],
         )
         crossed = []
-        for period_id, limit, owed, watches_crossing in cursor:
+        for period_id, limit, owed, watches_crossing, room in cursor:
             change = moves.periods[period_id]
+            if change.unreserved:
+                room = change.unreserved if room is None else room - change.spent - change.reserved
+                fits = min(change.unreserved, max(room, 0))
+                change.spent += fits
+                change.overage += change.unreserved - fits
             if watches_crossing and owed + change.spent + change.overage > limit:
                 crossed.append(period_id)
         cursor.execute(

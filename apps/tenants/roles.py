@@ -19,6 +19,7 @@ class Permission(StrEnum):
     BUDGET_UPDATE = "budget:update"
     COST_READ = "cost:read"
     COST_UPDATE = "cost:update"
+    COST_RECORD = "cost:record"
     AUDIT_READ = "audit:read"
     USER_MANAGE = "user:manage"
 
@@ -35,12 +36,27 @@ class Role(models.TextChoices):
 P = Permission
 PERMISSIONS: dict[str, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission) - {P.POOL_UPDATE},
-    Role.DEVELOPER: frozenset({P.SWARM_CREATE, P.SWARM_READ, P.SWARM_UPDATE, P.POOL_READ, P.BUDGET_READ, P.COST_READ}),
+    Role.DEVELOPER: frozenset(
+        {P.SWARM_CREATE, P.SWARM_READ, P.SWARM_UPDATE, P.POOL_READ, P.BUDGET_READ, P.COST_READ, P.COST_RECORD}
+    ),
     Role.OPERATOR: frozenset(
-        {P.SWARM_CREATE, P.SWARM_READ, P.SWARM_UPDATE, P.SWARM_TERMINATE, P.POOL_READ, P.BUDGET_READ, P.COST_READ}
+        {
+            P.SWARM_CREATE,
+            P.SWARM_READ,
+            P.SWARM_UPDATE,
+            P.SWARM_TERMINATE,
+            P.POOL_READ,
+            P.BUDGET_READ,
+            P.COST_READ,
+            P.COST_RECORD,
+        }
     ),
     Role.FINANCE: frozenset({P.BUDGET_READ, P.BUDGET_UPDATE, P.COST_READ, P.COST_UPDATE}),
     Role.COMPLIANCE: frozenset({P.SWARM_READ, P.AUDIT_READ}),
     Role.VIEWER: frozenset({P.SWARM_READ, P.POOL_READ, P.BUDGET_READ, P.COST_READ}),
 }
-"""What a role may do inside its tenant. The pool belongs to the platform: only platform admins change it."""
+"""What a role may do inside its tenant. The pool belongs to the platform: only platform admins change it.
+
+``cost:record`` is for those who run agents: it spends, as submitting a swarm does, wherever the agents run. Finance
+corrects what was spent (``cost:update``), which is another thing than reporting it.
+"""

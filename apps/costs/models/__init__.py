@@ -1,4 +1,5 @@
 from apps.costs.models.budget import Budget, BudgetPeriod, Enforcement, Period, Scope
+from apps.costs.models.external import ExternalEvent, ExternalReservation, run_id
 from apps.costs.models.ledger import Kind, LedgerEntry
 from apps.costs.models.price import Price
 from apps.costs.models.rate import AccruedHour, Accruing, Rate
@@ -10,6 +11,8 @@ __all__ = [
     "Budget",
     "BudgetPeriod",
     "Enforcement",
+    "ExternalEvent",
+    "ExternalReservation",
     "Kind",
     "LedgerEntry",
     "Period",
@@ -17,4 +20,5 @@ __all__ = [
     "Rate",
     "Reservation",
     "Scope",
+    "run_id",
 ]

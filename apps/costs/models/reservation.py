@@ -38,6 +38,7 @@ class Reservation(models.Model):
     """The highest possible cost of a call in flight, held in every budget period that watches it.
 
     It exists from the moment before the call until it is settled, released or charged; never longer than its lease.
+    ``run`` is the name of a run elsewhere, ``swarm_id`` then what stands for it.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -47,7 +48,8 @@ class Reservation(models.Model):
     task_id = models.UUIDField(null=True, blank=True)
     attempt_id = models.UUIDField(null=True, blank=True)
     agent = models.CharField(max_length=100, blank=True)
-    model = models.CharField(max_length=200)
+    model = models.CharField(max_length=200, blank=True)
+    run = models.CharField(max_length=100, blank=True)
     amount = NanoDollarField()
     period_ids = ArrayField(models.BigIntegerField())
     created_at = models.DateTimeField(default=timezone.now)
