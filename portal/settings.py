@@ -338,7 +338,7 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Orchestrator ticks", "schedule", "execution.Tick"),
             ("Watchdog runs", "health_and_safety", "observability.WatchdogRun"),
             ("Event consumers", "sync", "events.Consumer"),
-            ("Event horizon", "start", "events.Horizon"),
+            ("Log horizons", "start", "events.Horizon"),
             ("API answers kept", "repeat_one", "api.IdempotencyKey"),
             ("Job schedules", "event_repeat", "django_q.Schedule"),
             ("Queued jobs", "pending_actions", "django_q.OrmQ"),

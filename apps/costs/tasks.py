@@ -1,11 +1,13 @@
-"""Doors for the scheduled jobs of costs."""
+"""Doors for the jobs of costs."""
 
 from __future__ import annotations
+
+import uuid
 
 import structlog
 from django.utils import timezone
 
-from apps.costs import accrual
+from apps.costs import accrual, rollups
 
 log = structlog.get_logger(__name__)
 
@@ -23,3 +25,8 @@ def accrue_costs() -> dict[str, int]:
             hours_behind=each.behind,
         )
     return {str(each.kind): each.entries for each in done}
+
+
+def rebuild_rollups(tenant_id: str) -> int:
+    """Counts a tenant's days in the time zone that it has now; how many ledger entries were read."""
+    return rollups.rebuild_tenant(uuid.UUID(tenant_id), now=timezone.now())

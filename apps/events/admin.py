@@ -50,7 +50,8 @@ class ConsumerAdmin(ReadOnly, PlatformModelAdmin):
 
 @admin.register(Horizon)
 class HorizonAdmin(ReadOnly, PlatformModelAdmin):
-    about = "How far the event log can be read: up to here, every transaction that wrote events is decided."
+    about = "How far each log can be read: up to here, every transaction that wrote to it is decided."
     is_audited = False
-    list_display = ("__str__", "safe_id", "mark_id", "mark_xact")
-    fieldsets = ((None, {"fields": ("safe_id", "mark_id", "mark_xact")}),)
+    list_display = ("log", "safe_id", "mark_id", "mark_xact")
+    ordering = ("log",)
+    fieldsets = ((None, {"fields": ("log", "safe_id", "mark_id", "mark_xact")}),)

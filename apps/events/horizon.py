@@ -1,26 +1,38 @@
-"""Up to which id the event log can be read: no event with a lower id can still appear.
+"""Up to which id a log can be read: no row with a lower id can still appear.
 
 Ids are drawn in the order of inserts but commit out of order. An id that was drawn before a certain moment belongs to a
 transaction that had its transaction id by then (the column's default sees to that). So: note the last id drawn, then
-draw a transaction id, X. Once every transaction below X is decided, so is every event up to the id noted.
+draw a transaction id, X. Once every transaction below X is decided, so is every row up to the id noted.
+
+A log is a table whose ids are drawn that way, with a row of its own in :class:`apps.events.models.Horizon`.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from django.db import connection
 
 
-def readable() -> int:
+class Log(StrEnum):
+    """The tables that are read in the order of their ids."""
+
+    EVENTS = "events_event"
+    LEDGER = "costs_ledgerentry"
+
+
+def readable(log: Log = Log.EVENTS) -> int:
     """The highest id up to which everything is decided; 0 for an empty log. Two short queries, four while it moves.
 
     Inside a transaction it only tells what is known; call it before one begins.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END, h.safe_id, h.mark_id, h.mark_xact
-            FROM events_event_id_seq s, events_horizon h
-            """
+            FROM {log}_id_seq s, events_horizon h WHERE h.log = %s
+            """,
+            [log],
         )
         drawn, safe, mark, mark_xact = cursor.fetchone() or (0, 0, 0, 0)
         if safe == drawn:
@@ -34,9 +46,9 @@ def readable() -> int:
             """
             UPDATE events_horizon SET safe_id = greatest(safe_id, %(mark)s), mark_id = %(drawn)s,
                 mark_xact = pg_current_xact_id()::text::bigint
-            WHERE mark_id < %(drawn)s RETURNING mark_xact
+            WHERE log = %(log)s AND mark_id < %(drawn)s RETURNING mark_xact
             """,
-            {"mark": mark, "drawn": drawn},
+            {"mark": mark, "drawn": drawn, "log": log},
         )
         moved = cursor.fetchone()
         if moved and _decided(moved[0]):

@@ -34,18 +34,15 @@ class Event(models.Model):
 
 
 class Horizon(models.Model):
-    """How far the log can be read (see :mod:`apps.events.horizon`). There is one row."""
+    """How far a log can be read (see :mod:`apps.events.horizon`): one row for each log, named for its table."""
 
-    id = models.SmallAutoField(primary_key=True)
+    log = models.CharField(max_length=63, primary_key=True)
     safe_id = models.BigIntegerField(default=0, help_text="Everything up to this id is decided.")
     mark_id = models.BigIntegerField(default=0, help_text="The last id drawn when the mark was set.")
     mark_xact = models.BigIntegerField(default=0, help_text="The mark is safe when all transactions below are decided.")
 
-    class Meta:
-        constraints: ClassVar = [models.CheckConstraint(condition=models.Q(id=1), name="one_horizon")]
-
     def __str__(self) -> str:
-        return f"readable to {self.safe_id}"
+        return f"{self.log}, readable to {self.safe_id}"
 
 
 class Consumer(models.Model):

@@ -21,7 +21,8 @@ USE_NOTED_EVERY = dt.timedelta(minutes=1)
 
 def validate_time_zone(name: str) -> None:
     """Raises ValidationError unless ``name`` is an IANA time zone ("Europe/Berlin")."""
-    if name not in zoneinfo.available_timezones():
+    # "localtime" is a link to the time zone of this machine, where there is one: the database does not know it.
+    if name not in zoneinfo.available_timezones() or name == "localtime":
         raise ValidationError(f"{name!r} is not an IANA time zone, such as Europe/Berlin.")
 
 

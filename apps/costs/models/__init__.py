@@ -4,21 +4,39 @@ from apps.costs.models.ledger import Kind, LedgerEntry
 from apps.costs.models.price import Price
 from apps.costs.models.rate import AccruedHour, Accruing, Rate
 from apps.costs.models.reservation import Reservation
+from apps.costs.models.rollup import (
+    DayTotal,
+    Grain,
+    HourTotal,
+    RolledTenant,
+    RollupPosition,
+    SubjectTotal,
+    SwarmTotal,
+    UsageTotal,
+)
 
 __all__ = [
     "AccruedHour",
     "Accruing",
     "Budget",
     "BudgetPeriod",
+    "DayTotal",
     "Enforcement",
     "ExternalEvent",
     "ExternalReservation",
+    "Grain",
+    "HourTotal",
     "Kind",
     "LedgerEntry",
     "Period",
     "Price",
     "Rate",
     "Reservation",
+    "RolledTenant",
+    "RollupPosition",
     "Scope",
+    "SubjectTotal",
+    "SwarmTotal",
+    "UsageTotal",
     "run_id",
 ]

@@ -119,6 +119,8 @@ class LedgerEntry(models.Model):
             models.Index(fields=["reservation_id"], name="ledger_of_call", condition=Q(reservation_id__isnull=False)),
             models.Index(fields=["subject_id", "at"], name="ledger_of_subject", condition=Q(subject_id__isnull=False)),
             models.Index(fields=["corrects"], name="ledger_corrections", condition=Q(corrects__isnull=False)),
+            models.Index(fields=["at", "id"], name="ledger_by_time"),
+            models.Index(fields=["at", "id"], name="ledger_unsettled", condition=Q(unsettled=True)),
         ]
 
     def __str__(self) -> str:

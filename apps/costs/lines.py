@@ -1,0 +1,140 @@
+"""The lines that reports add up: roll-ups up to the position, and the ledger entries behind it, as SQL.
+
+A statement made of both sees one moment, so each entry is in it once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from apps.costs.grouping import By
+from apps.costs.rollups import COUNTS_AS, position
+
+Tenants = Collection[uuid.UUID] | None
+"""Whose costs: ids of tenants, or None for all of them."""
+DAY = dt.timedelta(days=1)
+
+
+class Sums(NamedTuple):
+    """What the lines of a table add up to."""
+
+    amount: int
+    entries: int
+    input_tokens: int
+    output_tokens: int
+
+    def __sub__(self, other: Sums) -> Sums:
+        return Sums(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+SUMMED = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in Sums._fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a grouping is kept, and which expression is its key there and among the entries of the tail."""
+
+    table: str
+    key: str
+    has_months: bool = True
+
+    def lines(self, tenants: Tenants, first: dt.date, last: dt.date, tail: Tail, where: str = "true") -> str:
+        """SQL of rows (key, amount, entries, tokens) of these days, roll-ups and tail, to be run with its params.
+
+        ``where`` narrows both; it may use the columns that the roll-up table has in common with the ledger.
+        """
+        spans = spansof(first, last) if self.has_months else [(None, first, last)]
+        parts = [
+            f"SELECT {self.key} AS key, {', '.join(Sums._fields)} FROM {self.table} AS u WHERE {of('u', tenants)} "
+            + (f"AND grain = '{grain}' " if grain else "")
+            + f"AND start BETWEEN '{start}' AND '{end}' AND {where}"
+            for grain, start, end in spans
+        ]
+        parts.append(
+            f"SELECT {self.key}, amount, 1, input_tokens, output_tokens FROM ({tail.sql}) AS tail "
+            f"WHERE {self.key} IS NOT NULL AND {where}"
+        )
+        return " UNION ALL ".join(parts)
+
+
+SOURCES: dict[By, Source] = {
+    By.TENANT: Source("costs_usagetotal", "tenant_id"),
+    By.USER: Source("costs_subjecttotal", "subject_id"),
+    By.SWARM: Source("costs_swarmtotal", "swarm_id", has_months=False),
+    By.AGENT: Source("costs_usagetotal", "nullif(agent, '')"),
+    By.MODEL: Source("costs_usagetotal", "nullif(model, '')"),
+    By.KIND: Source("costs_usagetotal", "counts_as"),
+}
+
+
+def spansof(first: dt.date, last: dt.date) -> list[tuple[str | None, dt.date, dt.date]]:
+    """The days as whole months and single days: (grain, first start, last start)."""
+    month = first if first.day == 1 else _next_month(first)
+    after = (last + DAY).replace(day=1)
+    if month >= after:
+        return [("day", first, last)]
+    spans: list[tuple[str | None, dt.date, dt.date]] = [("month", month, after - DAY)]
+    if first < month:
+        spans.append(("day", first, month - DAY))
+    if after <= last:
+        spans.append(("day", after, last))
+    return spans
+
+
+def _next_month(day: dt.date) -> dt.date:
+    return (day.replace(day=1) + dt.timedelta(days=32)).replace(day=1)
+
+
+class Tail:
+    """The ledger entries behind the position, with their day in the calendar of the roll-ups.
+
+    The planner must see the position as a number, to take these few rows by their ids. Should the position have moved
+    on since it was read, the subquery leaves out what the roll-ups have meanwhile: it only ever rises.
+    """
+
+    def __init__(self, tenants: Tenants, first: dt.date, last: dt.date) -> None:
+        noon = dt.datetime(first.year, first.month, first.day, tzinfo=dt.UTC)
+        self.tenants = tenants
+        self.params: dict[str, Any] = {
+            "tenants": None if tenants is None else list(tenants),
+            "first": first,
+            "last": last,
+            "position": position(),
+            # No time zone is more than a day away from UTC.
+            "from": noon - DAY,
+            "to": noon + (last - first) + 3 * DAY,
+        }
+        self.sql = f"""
+            SELECT * FROM (
+                SELECT l.tenant_id, l.at, (l.at AT TIME ZONE coalesce(r.time_zone, t.time_zone, 'UTC'))::date AS day,
+                    l.kind, {COUNTS_AS.format("l")} AS counts_as, l.model, l.agent, l.swarm_id, l.subject_id,
+                    l.amount, l.input_tokens, l.output_tokens
+                FROM costs_ledgerentry l LEFT JOIN costs_rolledtenant r ON r.tenant_id = l.tenant_id
+                LEFT JOIN tenants_tenant t ON t.id = l.tenant_id
+                WHERE l.id > %(position)s AND l.id > (SELECT entry_id FROM costs_rollupposition)
+                AND l.at >= %(from)s AND l.at < %(to)s AND {of("l", tenants)}
+            ) AS behind WHERE day BETWEEN %(first)s AND %(last)s
+        """
+
+    def with_day_totals(self) -> str:
+        """SQL of rows (amount, entries, tokens) that add up to everything of these days."""
+        return f"""
+            SELECT llm + infrastructure + storage + adjustment AS amount, entries, input_tokens, output_tokens
+            FROM costs_daytotal AS d WHERE {of("d", self.tenants)} AND day BETWEEN %(first)s AND %(last)s
+            UNION ALL SELECT amount, 1, input_tokens, output_tokens FROM ({self.sql}) AS tail
+        """
+
+
+def of(table: str, tenants: Tenants, column: str = "tenant_id") -> str:
+    """The condition that a row belongs to one of the tenants; they are the parameter of that name."""
+    return "true" if tenants is None else f"{table}.{column} = ANY(%(tenants)s::uuid[])"
+
+
+def by_kind(amount: str) -> str:
+    """Sums of the lines by net kind, in the order of the columns."""
+    kinds = ("llm", "infrastructure", "storage", "adjustment")
+    return ", ".join(f"coalesce(sum({amount}) FILTER (WHERE counts_as = '{kind}'), 0)::bigint" for kind in kinds)

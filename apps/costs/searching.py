@@ -1,0 +1,132 @@
+"""Ledger entries that a person looks for, and what they add up to: from roll-ups wherever these know it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+import zoneinfo
+from collections import defaultdict
+from dataclasses import dataclass
+
+from django.db import connection
+from django.db.models import Q, Sum
+
+from apps.costs.grouping import By
+from apps.costs.lines import DAY, SOURCES, SUMMED, Sums, Tail, Tenants, of
+from apps.costs.models import LedgerEntry
+from apps.costs.models.ledger import LedgerEntryQuerySet
+
+FIRST_DAY, LAST_DAY = dt.date(1900, 1, 1), dt.date(2999, 12, 31)
+"""Where a filter names no days."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFilter:
+    """Which ledger entries. What is None does not narrow; ``tenants`` is whose costs the asker may read (None: all).
+
+    ``first`` and ``last`` are days (both included) of each tenant's own calendar; ``start`` and ``end`` (excluded) are
+    moments, for callers that think in UTC. ``user`` is a pseudonym. ``agent`` and ``model`` may be "": without one.
+    """
+
+    tenants: Tenants
+    first: dt.date | None = None
+    last: dt.date | None = None
+    start: dt.datetime | None = None
+    end: dt.datetime | None = None
+    user: uuid.UUID | None = None
+    swarm: uuid.UUID | None = None
+    agent: str | None = None
+    model: str | None = None
+    kind: str | None = None
+    unsettled: bool | None = None
+
+    def entries(self) -> LedgerEntryQuerySet:
+        """The entries, the latest first: in the order ("-at", "-id"), which indexes serve. One query now, for days."""
+        rows: LedgerEntryQuerySet = LedgerEntry.objects.order_by("-at", "-id")
+        if self.tenants is not None:
+            rows = rows.filter(tenant_id__in=list(self.tenants))
+        if self.first or self.last:
+            rows = rows.filter(_in_days(self.tenants, self.first or FIRST_DAY, self.last or LAST_DAY))
+        wanted = {
+            "at__gte": self.start,
+            "at__lt": self.end,
+            "subject_id": self.user,
+            "swarm_id": self.swarm,
+            "agent": self.agent,
+            "model": self.model,
+            "kind": self.kind,
+            "unsettled": self.unsettled,
+        }
+        return rows.filter(**{name: value for name, value in wanted.items() if value is not None})
+
+
+def totals(chosen: LedgerFilter) -> Sums:
+    """What the entries of a filter add up to: amount in nano-dollars, number of entries, tokens. At most three queries.
+
+    From roll-ups where these are kept for what is asked: tenants and days with any of kind, model and agent; or one
+    user, or one swarm. Else from the ledger, through the index of the user, the swarm, the unsettled or the time.
+    """
+    of_usage = {name: getattr(chosen, name) for name in ("kind", "model", "agent") if getattr(chosen, name) is not None}
+    of_one = {By.USER: chosen.user, By.SWARM: chosen.swarm}
+    asked = [by for by, value in of_one.items() if value is not None]
+    if chosen.start or chosen.end or chosen.unsettled is not None or len(asked) + bool(of_usage) > 1:
+        return _from_ledger(chosen)
+    first, last = chosen.first or FIRST_DAY, chosen.last or LAST_DAY
+    tail = Tail(chosen.tenants, first, last)
+    if asked:
+        source = SOURCES[asked[0]]
+        lines = source.lines(chosen.tenants, first, last, tail, f"{source.key} = %(one)s")
+    elif of_usage:
+        conditions = " AND ".join(f"{name} = %({name})s" for name in of_usage)
+        lines = SOURCES[By.KIND].lines(chosen.tenants, first, last, tail, conditions)
+    else:
+        lines = tail.with_day_totals()
+    with connection.cursor() as cursor:
+        one = of_one[asked[0]] if asked else None
+        cursor.execute(f"SELECT {SUMMED} FROM ({lines}) AS line", {**tail.params, **of_usage, "one": one})
+        return Sums(*(cursor.fetchone() or (0, 0, 0, 0)))
+
+
+def _from_ledger(chosen: LedgerFilter) -> Sums:
+    rows = chosen.entries().order_by()
+    found = rows.aggregate(*(Sum(name) for name in ("amount", "input_tokens", "output_tokens")))
+    return Sums(
+        int(found["amount__sum"] or 0),
+        rows.count(),
+        int(found["input_tokens__sum"] or 0),
+        int(found["output_tokens__sum"] or 0),
+    )
+
+
+def _in_days(tenants: Tenants, first: dt.date, last: dt.date) -> Q:
+    """Entries of these days, where each tenant's days are those of its own time zone."""
+    of_zone: dict[str, list[uuid.UUID]] = defaultdict(list)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT t.id, coalesce(r.time_zone, t.time_zone) FROM tenants_tenant t
+            LEFT JOIN costs_rolledtenant r ON r.tenant_id = t.id WHERE {of("t", tenants, "id")}
+            """,
+            {"tenants": None if tenants is None else list(tenants)},
+        )
+        for tenant_id, zone in cursor:
+            of_zone[zone].append(tenant_id)
+    if len(of_zone) == 1:
+        (zone,) = of_zone
+        return _span(first, last, zone)
+    # The widest span as well: it is what an index on the time can use. Tenants that are gone count in UTC.
+    around = Q(at__gte=_midnight(first, "UTC") - DAY, at__lt=_midnight(last, "UTC") + 2 * DAY)
+    elsewhere = [id for zone, ids in of_zone.items() if zone != "UTC" for id in ids]
+    exactly = ~Q(tenant_id__in=elsewhere) & _span(first, last, "UTC")
+    for zone, ids in of_zone.items():
+        if zone != "UTC":
+            exactly |= Q(tenant_id__in=ids) & _span(first, last, zone)
+    return around & exactly
+
+
+def _span(first: dt.date, last: dt.date, zone: str) -> Q:
+    return Q(at__gte=_midnight(first, zone), at__lt=_midnight(last + DAY, zone))
+
+
+def _midnight(day: dt.date, zone: str) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time(), zoneinfo.ZoneInfo(zone)).astimezone(dt.UTC)
