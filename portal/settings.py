@@ -311,6 +311,9 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Costs from elsewhere", "call_received", "costs.ExternalEvent"),
             ("Calls elsewhere", "output", "costs.ExternalReservation"),
             ("Prices", "sell", "costs.Price"),
+            ("Rates", "request_quote", "costs.Rate"),
+            ("Accrued hours", "more_time", "costs.AccruedHour"),
+            ("Holdings", "timelapse", "swarms.Holding"),
         ],
     ),
     (

@@ -14,13 +14,23 @@ from django_q.signing import SignedPackage
 
 from apps.api.models import IdempotencyKey
 from apps.audit.models import AuditEntry
-from apps.costs.models import Budget, BudgetPeriod, ExternalEvent, ExternalReservation, LedgerEntry, Price, Reservation
+from apps.costs.models import (
+    AccruedHour,
+    Budget,
+    BudgetPeriod,
+    ExternalEvent,
+    ExternalReservation,
+    LedgerEntry,
+    Price,
+    Rate,
+    Reservation,
+)
 from apps.events.models import Consumer, Event
 from apps.execution.models import Attempt, Runner, Tick
 from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
 from apps.providers.models import Provider, Region
-from apps.swarms.models import Agent, Step, Swarm, Task
+from apps.swarms.models import Agent, Holding, Step, Swarm, Task
 from apps.tenants.models import ApiToken, Membership, Tenant, User
 from apps.tenants.roles import Role
 from portal.money import NANO
@@ -97,6 +107,14 @@ def make_rows(tenant: Tenant, count: int) -> None:
         Price.objects.create(
             tenant=tenant, provider="simulated", model=f"{name}-model", input_per_mtok=DOLLAR, output_per_mtok=DOLLAR
         )
+        Rate.objects.create(
+            tenant=tenant,
+            kind="infrastructure",
+            price=DOLLAR,
+            effective_from=now - dt.timedelta(hours=n + 1),
+            note=f"{name}-rate",
+        )
+        Holding.objects.create(swarm=swarm, tenant=tenant, agents=2, memory_gb=4, cpu=1, since=now, until=now)
         Event.objects.create(
             kind="task.failed", tenant_id=tenant.pk, swarm_id=swarm.pk, task_id=task.pk, data={"name": name}
         )
@@ -114,8 +132,10 @@ def make_rows(tenant: Tenant, count: int) -> None:
 def make_platform_rows(count: int) -> None:
     """``count`` rows of every model whose rows belong to the platform."""
     now = timezone.now()
-    for _ in range(count):
+    for n in range(count):
         name = uuid.uuid4().hex
+        made = AccruedHour.objects.count()
+        AccruedHour.objects.create(kind="storage", hour=now - dt.timedelta(hours=made + n), accrued_at=now)
         provider = Provider.objects.create(name=f"provider-{name}")
         Region.objects.create(provider=provider, name="east", base_url="http://127.0.0.1:9999/v1")
         Runner.objects.create(node=f"node-{name}", pid=1, concurrency=200, in_flight=3)

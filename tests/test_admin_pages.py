@@ -188,15 +188,16 @@ def test_an_object_that_is_not_there_leads_back(root: Client) -> None:
 
 # -- and everybody else ------------------------------------------------------------------------------------------------
 
+ACCRUAL = {"costs.Rate", "swarms.Holding"}
 OPENS = {
     "finance": {
         "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
-        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation",
+        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
     },
     "operator": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
-        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation",
+        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
     },
     "compliance": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
@@ -205,7 +206,7 @@ OPENS = {
     "viewer": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
-        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation",
+        "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
     },
     "admin": {model._meta.label for model in REGISTERED if isinstance(ADMINS[model], TenantScoped)}
     | {"swarms.ResourcePool"},

@@ -13,7 +13,7 @@ from django.db import transaction
 
 from apps.audit import trail
 from apps.costs.actions import create_budget
-from apps.costs.models import Enforcement, Period, Price, Scope
+from apps.costs.models import Accruing, Enforcement, Period, Price, Rate, Scope
 from apps.providers.models import Provider, Region
 from apps.swarms.models import ResourcePool
 from apps.tenants.access import Principal
@@ -91,6 +91,9 @@ PRICES = {
 }
 """USD for a million tokens, input and output, of each model of the simulator that the demo uses."""
 
+RATES = {Accruing.INFRASTRUCTURE: "0.04", Accruing.STORAGE: "0.25"}
+"""USD for an agent-hour and for a GB-month."""
+
 POOL = {"agents_total": 60, "memory_gb_total": 128, "cpu_total": 32, "swarms_total": 8}
 """Small enough that swarms queue now and then."""
 
@@ -116,6 +119,7 @@ def seed(*, password: str, regions: Mapping[str, str], by: Principal) -> Seeded:
         _seed_users(done, tenants, password, by)
         _seed_provider(done, regions, by)
         if is_new:
+            _seed_rates(done, by)
             _fit_pool(done, by)
     return done
 
@@ -185,6 +189,14 @@ def _seed_provider(done: Seeded, regions: Mapping[str, str], by: Principal) -> N
         elif region and region.base_url != url and _is_here(region.base_url):
             Region.objects.filter(pk=region.pk).update(base_url=url)
             done.made.append(f"region {name} is now at {url}")
+
+
+def _seed_rates(done: Seeded, by: Principal) -> None:
+    if not Rate.objects.exists():
+        for kind, usd in RATES.items():
+            rate = Rate.objects.create(kind=kind, price=to_nano(usd), effective_from=ALWAYS, note="Demo")
+            trail.record(by, "rate:create", rate, tenant_id=None, details={"price": f"{usd} USD"})
+        done.made.append("rates of infrastructure and storage")
 
 
 def _is_here(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""The resource pool: what is taken of it, and how large it is."""
+"""The resource pool: how large it is, what is taken of it, and what swarms held."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from django.db import models
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from apps.swarms.models import ResourcePool
-from apps.tenants.admin_scoping import PlatformModelAdmin
+from apps.swarms.models import Holding, ResourcePool
+from apps.tenants.admin_scoping import PlatformModelAdmin, TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission
-from portal.admin import Card, list_url
+from portal.admin import Card, ReadOnly, list_url
 from portal.admin_columns import (
     BAD,
+    BUSY,
     GOOD,
+    NOTHING,
     WARN,
+    label,
+    link_column,
+    moment,
     share,
+    when_column,
 )
+from portal.admin_fields import DateRangeFilter
 
 
 @admin.register(ResourcePool)
@@ -87,3 +94,47 @@ class ResourcePoolAdmin(PlatformModelAdmin):
         percent = usage[fullest].percent
         tone = BAD if percent >= 95 else WARN if percent >= 80 else GOOD
         return Card("Resource pool", f"{percent:g} %", f"of {word}, the scarcest", list_url(ResourcePool), tone)
+
+
+@admin.register(Holding)
+class HoldingAdmin(ReadOnly, TenantModelAdmin):
+    about = (
+        "What swarms held of the pool, and how long: the agent-hours that infrastructure is charged by. A paused swarm "
+        "goes on holding."
+    )
+    empty_hint = "A row appears when a swarm starts."
+    read_permission = Permission.COST_READ
+    is_audited = False
+    huge = True
+    list_display = ("swarm_link", "tenant_link", "agents", "memory", "cores", "began", "ended", "agent_hours")
+    list_filter = (TenantFilter, ("since", DateRangeFilter))
+    search_fields = ("swarm__name",)
+    search_ids = ("swarm_id",)
+    search_help_text = "Id or name of a swarm"
+    list_select_related = ("swarm", "tenant")
+    ordering = ("-id",)
+    fieldsets = (
+        (None, {"fields": ("swarm_link", "tenant_link", "agents", "memory", "cores")}),
+        ("Time", {"fields": ("began", "ended", "agent_hours")}),
+    )
+    swarm_link = link_column("swarm", "Swarm")
+    tenant_link = link_column("tenant", "Tenant")
+    began = when_column("since", "Since")
+
+    @admin.display(description="Memory")
+    def memory(self, holding: Holding) -> str:
+        return f"{holding.memory_gb:g} GB"
+
+    @admin.display(description="CPU")
+    def cores(self, holding: Holding) -> str:
+        return f"{holding.cpu:g} cores"
+
+    @admin.display(description="Until", ordering="until")
+    def ended(self, holding: Holding) -> SafeString | str:
+        return label("still held", BUSY) if holding.until is None else moment(holding.until)
+
+    @admin.display(description="Agent-hours")
+    def agent_hours(self, holding: Holding) -> str:
+        if holding.until is None:
+            return NOTHING
+        return f"{holding.agents * (holding.until - holding.since).total_seconds() / 3600:,.3f}"

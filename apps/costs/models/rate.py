@@ -26,12 +26,12 @@ class Accruing(models.TextChoices):
 
 
 class RateQuerySet(models.QuerySet["Rate"]):
-    def in_force(self, kind: str, *, at: dt.datetime) -> RateQuerySet:
-        """The latest rate of a kind that has begun, for everybody and for each tenant that has one of its own."""
+    def in_force(self, *, at: dt.datetime) -> RateQuerySet:
+        """Of each kind the latest rate that has begun, for everybody and for each tenant that has one of its own."""
         return (
-            self.filter(kind=kind, effective_from__lte=at)
-            .order_by("tenant_id", "-effective_from")
-            .distinct("tenant_id")
+            self.filter(effective_from__lte=at)
+            .order_by("kind", "tenant_id", "-effective_from")
+            .distinct("kind", "tenant_id")
         )
 
 
