@@ -305,6 +305,7 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Money",
         [
             ("Budgets", "account_balance_wallet", "costs.Budget"),
+            ("Budget alerts", "notifications_active", "costs.BudgetAlert"),
             ("Budget periods", "date_range", "costs.BudgetPeriod"),
             ("Ledger", "receipt_long", "costs.LedgerEntry"),
             ("Reservations", "lock_clock", "costs.Reservation"),

@@ -17,6 +17,7 @@ from apps.audit.models import AuditEntry
 from apps.costs.models import (
     AccruedHour,
     Budget,
+    BudgetAlert,
     BudgetPeriod,
     ExternalEvent,
     ExternalReservation,
@@ -78,6 +79,7 @@ def make_rows(tenant: Tenant, count: int) -> None:
             ceiling=10 * DOLLAR,
             spent=9 * DOLLAR,
         )
+        BudgetAlert.objects.create(period=period, level=90, owed=9 * DOLLAR, limit=10 * DOLLAR)
         call = {
             "tenant_id": tenant.pk,
             "subject_id": subject.pk,

@@ -193,11 +193,13 @@ OPENS = {
     "finance": {
         "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
+        "costs.BudgetAlert",
     },
     "operator": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
+        "costs.BudgetAlert",
     },
     "compliance": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
@@ -207,6 +209,7 @@ OPENS = {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
+        "costs.BudgetAlert",
     },
     "admin": {model._meta.label for model in REGISTERED if isinstance(ADMINS[model], TenantScoped)}
     | {"swarms.ResourcePool"},

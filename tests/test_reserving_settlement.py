@@ -137,22 +137,6 @@ def test_a_settlement_of_an_unknown_call_is_reported(acme: Tenant) -> None:
     assert Event.objects.get(kind="budget.settlement_unmatched").data["billed"] == 45
 
 
-def test_crossing_a_soft_limit_is_announced_once(acme: Tenant) -> None:  # C3
-    soft = budget(acme, 50, "soft", enforcement="soft")
-    swarm = uuid7()
-    verdicts = ask(acme, 50, 1, 9, swarm_id=swarm)
-    settle([Settlement(verdicts[0].id, 50)], now=NOW)
-    assert not Event.objects.filter(kind="budget.soft_limit_crossed").exists()
-    with capture_logs() as logs:
-        settle([Settlement(verdicts[1].id, 1)], now=NOW)
-        settle([Settlement(verdicts[2].id, 9)], now=NOW)
-    assert [(line["event"], line["log_level"]) for line in logs] == [("budget_soft_limit_crossed", "warning")]
-    event = Event.objects.get(kind="budget.soft_limit_crossed")
-    assert (event.tenant_id, event.swarm_id, event.data["budget"], event.data["spent"]) == (acme.pk, swarm, "soft", 51)
-    assert period(soft).crossed_at == NOW
-    verify_money_is_whole()
-
-
 def test_settling_lives_on_when_the_budget_is_gone(acme: Tenant) -> None:
     month = budget(acme, 100)
     (verdict,) = ask(acme, 60)

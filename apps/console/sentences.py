@@ -91,10 +91,17 @@ def _budget(verb: str, data: Mapping[str, Any]) -> Sentence | None:
     name = f"“{data.get('budget') or 'unnamed'}”"
     if verb == "exhausted":
         return Sentence("savings", "bad", f"Budget {name} is exhausted: calls that do not fit are refused")
-    if verb == "soft_limit_crossed":
-        limit = data.get("limit")
-        of = f" of {usd_label(limit)}" if isinstance(limit, int) else ""
-        return Sentence("savings", "wait", f"Spending went over the soft limit{of} of budget {name}")
+    if verb in ("alert", "alert_withdrawn") and isinstance(data.get("level"), int):
+        level = data["level"]
+        if verb == "alert_withdrawn":
+            return Sentence("savings", "calm", f"Budget {name} was changed: it is below {level} % again")
+        if data.get("cause") == "refused":
+            return Sentence("savings", "bad", f"Budget {name} is used up: what is left is too little for a call")
+        spent = ""
+        if isinstance(data.get("owed"), int) and isinstance(data.get("limit"), int):
+            spent = f": {usd_label(data['owed'])} of {usd_label(data['limit'])}"
+        tone = "bad" if level >= 100 and data.get("enforcement") == "hard" else "wait"
+        return Sentence("savings", tone, f"Budget {name} reached {level} %{spent}")
     if verb == "overage" and isinstance(data.get("excess"), int):
         return Sentence("savings", "bad", f"A provider billed {usd_label(data['excess'])} more than was reserved")
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -11,12 +12,15 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from apps.audit.trail import Actor, record
-from apps.costs.models import Budget, BudgetPeriod, Enforcement, Period, Scope
+from apps.costs import alerting
+from apps.costs.models import Budget, BudgetPeriod, Cause, Enforcement, Period, Scope
+from apps.costs.models.budget import default_alert_levels
 from apps.events import log as events
 from apps.tenants.access import Principal
 from apps.tenants.models import Tenant
 from apps.tenants.roles import Permission
 from portal.money import usd_text
+from portal.notify import Channel, notify
 
 
 def create_budget(
@@ -29,9 +33,12 @@ def create_budget(
     target: str = "",
     period: str = Period.MONTHLY,
     enforcement: str = Enforcement.HARD,
+    alert_levels: Sequence[int] | None = None,
     note: str = "",
 ) -> Budget:
     """Makes a budget of ``limit`` nano-dollars. It counts what is spent from now on, not what was spent before.
+
+    ``alert_levels`` are percents of the limit, in any order; None means 80, 90 and 100.
 
     Raises AccessDenied, or ValidationError with every field that is wrong.
     """
@@ -45,6 +52,7 @@ def create_budget(
             target=target.strip(),
             period=period,
             enforcement=enforcement,
+            alert_levels=default_alert_levels() if alert_levels is None else sorted(alert_levels),
             note=note,
         ),
         by=by,
@@ -78,31 +86,44 @@ def change_budget(
     note: str | None = None,
     is_active: bool | None = None,
     enforcement: str | None = None,
+    alert_levels: Sequence[int] | None = None,
     now: dt.datetime | None = None,
 ) -> Budget:
     """Changes what is given of a budget, for its open periods too; the budget as it is now.
 
-    A limit below what is already committed refuses every further call; what is committed stands. Raises AccessDenied,
-    or ValidationError with every field that is wrong.
+    A limit below what is already committed refuses every further call; what is committed stands. The next reservation
+    sees it, and so do swarms that wait for the budget. Alerts are raised and withdrawn as what is spent now asks for.
+    Raises AccessDenied, or ValidationError with every field that is wrong.
     """
     _verify(by, budget.tenant_id)
-    wanted = {"limit": limit, "name": name, "note": note, "is_active": is_active, "enforcement": enforcement}
+    now = now or timezone.now()
+    wanted: dict[str, Any] = {
+        "limit": limit,
+        "name": name if name is None else name.strip(),
+        "note": note,
+        "is_active": is_active,
+        "enforcement": enforcement,
+        "alert_levels": alert_levels if alert_levels is None else sorted(alert_levels),
+    }
     with transaction.atomic():
         # The row before its periods, as whoever makes a period does.
         locked = Budget.objects.select_for_update(no_key=True).get(pk=budget.pk)
         before = {field: getattr(locked, field) for field in wanted}
         for field, value in wanted.items():
             if value is not None:
-                setattr(locked, field, value.strip() if field == "name" and isinstance(value, str) else value)
+                setattr(locked, field, value)
         _validate(locked)
         changed = {field: getattr(locked, field) for field in wanted if getattr(locked, field) != before[field]}
         if not changed:
             return locked
         locked.save(update_fields=list(changed))
-        if changed.keys() & {"limit", "enforcement"}:
-            _change_open_periods(locked, now=now or timezone.now())
+        alerts = []
+        if changed.keys() & {"limit", "enforcement", "alert_levels"}:
+            alerts = _change_open_periods(locked, now=now)
         details = {field: [before[field], value] for field, value in changed.items()}
         _write_down("budget.changed", locked, by=by, details=_for_people(details))
+        events.emit(alerts, now=now)
+        notify(Channel.ADMIT)
     return locked
 
 
@@ -121,7 +142,8 @@ def _create(budget: Budget, *, by: Actor | None) -> Budget:
         _validate(budget)
         budget.save(force_insert=True)
         details = {
-            field: getattr(budget, field) for field in ("name", "scope", "target", "period", "enforcement", "limit")
+            field: getattr(budget, field)
+            for field in ("name", "scope", "target", "period", "enforcement", "limit", "alert_levels")
         }
         _write_down("budget.created", budget, by=by, details=_for_people(details))
     return budget
@@ -143,27 +165,32 @@ def _validate(budget: Budget) -> None:
         raise ValidationError(problems)
 
 
-def _change_open_periods(budget: Budget, *, now: dt.datetime) -> None:
-    """Gives the limit to the periods that calls can still be charged to. What was announced of them may be again."""
-    ids = list(
+def _change_open_periods(budget: Budget, *, now: dt.datetime) -> list[events.NewEvent]:
+    """Gives limit and alert levels to the periods that calls can still be charged to; the events of their alerts.
+
+    What was announced of them and is no longer true may be announced again.
+    """
+    limits = dict(
         BudgetPeriod.objects.open_at(now)
         .filter(budget=budget)
         .order_by("pk")
         .select_for_update()
-        .values_list("pk", flat=True)
+        .values_list("pk", "limit")
     )
+    # What was refused before does not fit now either, unless there is more room than then.
+    refusing = [pk for pk, limit in limits.items() if budget.is_hard and budget.limit <= limit]
     with connection.cursor() as cursor:
         cursor.execute(
             """
             UPDATE costs_budgetperiod
             SET "limit" = %(limit)s,
                 ceiling = CASE WHEN %(hard)s THEN greatest(%(limit)s, spent + reserved) END,
-                exhausted_at = CASE WHEN spent + overage < %(limit)s THEN NULL ELSE exhausted_at END,
-                crossed_at = CASE WHEN spent + overage <= %(limit)s THEN NULL ELSE crossed_at END
+                exhausted_at = CASE WHEN id = ANY(%(refusing)s) OR spent + overage >= %(limit)s THEN exhausted_at END
             WHERE id = ANY(%(ids)s)
             """,
-            {"limit": budget.limit, "hard": budget.is_hard, "ids": ids},
+            {"limit": budget.limit, "hard": budget.is_hard, "ids": list(limits), "refusing": refusing},
         )
+    return alerting.review(limits, cause=Cause.CHANGED, now=now, refusals_stand=set(refusing))
 
 
 def _for_people(details: dict[str, Any]) -> dict[str, Any]:

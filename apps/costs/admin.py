@@ -11,7 +11,12 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 
-from apps.costs import admin_budgets, admin_external, admin_rates  # noqa: F401  (they register what they show)
+from apps.costs import (  # noqa: F401  (they register what they show)
+    admin_alerts,
+    admin_budgets,
+    admin_external,
+    admin_rates,
+)
 from apps.costs.models import Kind, LedgerEntry, Price, Reservation
 from apps.tenants.admin_scoping import TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission

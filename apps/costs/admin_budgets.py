@@ -240,7 +240,7 @@ class BudgetPeriodAdmin(ReadOnly, TenantModelAdmin):
             "Money",
             {"fields": ("committed", "limit_exact", "ceiling_exact", "spent_exact", "reserved_exact", "overage_exact")},
         ),
-        ("Announced", {"fields": ("crossed", "exhausted")}),
+        ("Announced", {"fields": ("exhausted",)}),
     )
     budget_link = link_column("budget", "Budget")
     limit_exact = usd_exact("limit", "Limit")
@@ -254,7 +254,6 @@ class BudgetPeriodAdmin(ReadOnly, TenantModelAdmin):
     starts = when_column("starts_at", "Starts")
     ends = when_column("ends_at", "Ends")
     changed = when_column("updated_at", "Last charge")
-    crossed = when_column("crossed_at", "Passed its soft limit")
     exhausted = when_column("exhausted_at", "Refused a call")
 
     @admin.display(description="Period", ordering="starts_at")

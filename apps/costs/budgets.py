@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from django.db import connection
 
+from apps.costs.alerting import FIRST_ALERT
 from apps.costs.models import Budget, Enforcement, Period, Scope
 from apps.tenants.models import Tenant
 from portal.money import usd_label
@@ -175,11 +176,11 @@ def ids_of_periods(spans: Mapping[PeriodKey, Span], *, now: dt.datetime) -> dict
             # The share lock waits for a change of the limit that is under way, and makes the next one wait for this
             # row: no period is ever made with a limit that no longer holds.
             cursor.execute(
-                """
-                INSERT INTO costs_budgetperiod
-                    (budget_id, key, holder, starts_at, ends_at, "limit", ceiling, spent, reserved, overage, updated_at)
+                f"""
+                INSERT INTO costs_budgetperiod (budget_id, key, holder, starts_at, ends_at, "limit", ceiling,
+                                                spent, reserved, overage, next_alert, updated_at)
                 SELECT b.id, k.key, k.holder, k.starts_at, k.ends_at, b."limit",
-                       CASE b.enforcement WHEN 'hard' THEN b."limit" END, 0, 0, 0, %s
+                       CASE b.enforcement WHEN 'hard' THEN b."limit" END, 0, 0, 0, {FIRST_ALERT}, %s
                 FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
                          AS k (budget_id, key, holder, starts_at, ends_at)
                 JOIN costs_budget b ON b.id = k.budget_id

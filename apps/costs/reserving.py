@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import structlog
 from django.db import connection, transaction
 
+from apps.costs import alerting
 from apps.costs.budgets import PeriodKey, Watched, ids_of_periods, watching
 from apps.costs.fitting import BIGGEST, Ask, PeriodState, Refusal, fit
+from apps.costs.models import Cause
 from apps.costs.settling import Settled, Settlement, charge_expired, release, settle
 from apps.events import log as events
 from portal.money import usd_label
@@ -244,6 +246,8 @@ def _announce_exhausted(refused: dict[int, CallRequest], periods: dict[int, _Loc
         }
         announced.append(events.NewEvent("budget.exhausted", call.tenant_id, call.swarm_id, call.task_id, data))
         log.warning("budget_exhausted", tenant_id=str(call.tenant_id), swarm_id=str(call.swarm_id), **data)
+    swarms = {period_id: refused[period_id].swarm_id for period_id in fresh}
+    announced += alerting.review(fresh, cause=Cause.REFUSED, now=now, swarms=swarms)
     events.emit(announced, now=now)
 
 

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import structlog
 from django.db import connection, transaction
+from django.utils import timezone
 
+from apps.costs import alerting
 from apps.costs.entries import NewEntry, write
 from apps.costs.fitting import BIGGEST
-from apps.costs.models import Kind
+from apps.costs.models import Cause, Kind
 from apps.costs.prices import Rates
 from apps.events import log as events
 
@@ -304,21 +306,22 @@ def _change_periods(moves: Moves, *, now: dt.datetime | None) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id, "limit", spent + overage, ceiling IS NULL AND crossed_at IS NULL, ceiling - spent - reserved
+            SELECT id, spent + overage, next_alert, ceiling - spent - reserved
             FROM costs_budgetperiod WHERE id = ANY(%s) ORDER BY id FOR UPDATE
             """,
             [ids],
         )
-        crossed = []
-        for period_id, limit, owed, watches_crossing, room in cursor:
+        due = []
+        for period_id, owed, next_alert, room in cursor:
             change = moves.periods[period_id]
             if change.unreserved:
                 room = change.unreserved if room is None else room - change.spent - change.reserved
                 fits = min(change.unreserved, max(room, 0))
                 change.spent += fits
                 change.overage += change.unreserved - fits
-            if watches_crossing and owed + change.spent + change.overage > limit:
-                crossed.append(period_id)
+            charged = change.spent + change.overage
+            if charged and next_alert is not None and owed + charged >= next_alert:
+                due.append(period_id)
         cursor.execute(
             """
             UPDATE costs_budgetperiod p
@@ -329,31 +332,6 @@ def _change_periods(moves: Moves, *, now: dt.datetime | None) -> None:
             """,
             [now, ids, [c.spent for c in changes], [c.reserved for c in changes], [c.overage for c in changes]],
         )
-    if crossed:
-        _announce_crossed(crossed, moves, now=now)
-
-
-def _announce_crossed(period_ids: Sequence[int], moves: Moves, *, now: dt.datetime | None) -> None:
-    """Marks soft budgets' periods that spending has just passed, with one event each."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE costs_budgetperiod p SET crossed_at = %s FROM costs_budget b
-            WHERE p.id = ANY(%s) AND b.id = p.budget_id
-            RETURNING p.id, b.tenant_id, b.id, b.name, p.key, p.holder, p."limit", p.spent + p.overage
-            """,
-            [now, list(period_ids)],
-        )
-        rows = cursor.fetchall()
-    for period_id, tenant_id, budget_id, name, key, holder, limit, spent in sorted(rows):
-        swarm_id = next((e.swarm_id for e in moves.entries if period_id in e.period_ids), None)
-        data = {
-            "budget_id": str(budget_id),
-            "budget": name,
-            "period": key,
-            "holder": holder,
-            "limit": limit,
-            "spent": spent,
-        }
-        moves.events.append(events.NewEvent("budget.soft_limit_crossed", tenant_id, swarm_id, data=data))
-        log.warning("budget_soft_limit_crossed", tenant_id=str(tenant_id), **data)
+    if due:
+        swarms = {id: next((e.swarm_id for e in moves.entries if id in e.period_ids), None) for id in due}
+        moves.events += alerting.review(due, cause=Cause.SPENT, now=now or timezone.now(), swarms=swarms)

@@ -26,6 +26,13 @@ def validate_time_zone(name: str) -> None:
         raise ValidationError(f"{name!r} is not an IANA time zone, such as Europe/Berlin.")
 
 
+class CallsInFlight(models.TextChoices):
+    """What becomes of the calls in flight of a swarm that a used-up hard budget stops."""
+
+    FINISH = "finish", "Finish: they are settled at what they cost"
+    CANCEL = "cancel", "Cancel: within a second, charged as reserved"
+
+
 class User(AbstractUser):  # type: ignore[django-manager-missing]
     """A person who logs in. A superuser is a platform admin: every tenant, every permission."""
 
@@ -44,6 +51,13 @@ class Tenant(models.Model):  # type: ignore[django-manager-missing]
     )
     max_agents = models.PositiveIntegerField(
         null=True, blank=True, help_text="Most agents at once, over all its swarms. Empty: only the pool limits."
+    )
+    calls_at_limit = models.CharField(
+        "calls in flight at the limit",
+        max_length=6,
+        choices=CallsInFlight,
+        default=CallsInFlight.FINISH,
+        help_text="What becomes of them when a hard budget is used up and stops their swarm.",
     )
     is_active = models.BooleanField(default=True, help_text="An inactive tenant submits nothing new.")
     created_at = models.DateTimeField(auto_now_add=True)

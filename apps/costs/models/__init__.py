@@ -1,3 +1,4 @@
+from apps.costs.models.alert import BudgetAlert, Cause
 from apps.costs.models.budget import Budget, BudgetPeriod, Enforcement, Period, Scope
 from apps.costs.models.external import ExternalEvent, ExternalReservation, run_id
 from apps.costs.models.ledger import Kind, LedgerEntry
@@ -19,7 +20,9 @@ __all__ = [
     "AccruedHour",
     "Accruing",
     "Budget",
+    "BudgetAlert",
     "BudgetPeriod",
+    "Cause",
     "DayTotal",
     "Enforcement",
     "ExternalEvent",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
@@ -16,6 +19,30 @@ from apps.tenants.models import Tenant
 from apps.tenants.roles import Permission
 from portal.ids import uuid7
 from portal.money import NanoDollarField
+
+HIGHEST_LEVEL = 1000
+"""Percent: ten times the limit, for soft budgets that may be passed by far."""
+
+MOST_LEVELS = 10
+
+
+def default_alert_levels() -> list[int]:
+    return [80, 90, 100]
+
+
+def validate_alert_levels(levels: Sequence[int]) -> None:
+    """Raises ValidationError unless these are different whole percents from 1 to HIGHEST_LEVEL, lowest first."""
+    problems = []
+    if wrong := [level for level in levels if not 1 <= level <= HIGHEST_LEVEL]:
+        problems.append(f"An alert level is from 1 to {HIGHEST_LEVEL} %, not {', '.join(map(str, wrong))}.")
+    if twice := sorted({level for level in levels if list(levels).count(level) > 1}):
+        problems.append(f"Each alert level once: {', '.join(map(str, twice))} is given more than once.")
+    elif list(levels) != sorted(levels):
+        problems.append("Alert levels go from the lowest to the highest.")
+    if len(levels) > MOST_LEVELS:
+        problems.append(f"At most {MOST_LEVELS} alert levels.")
+    if problems:
+        raise ValidationError(problems)
 
 
 class Scope(models.TextChoices):
@@ -66,6 +93,13 @@ class Budget(models.Model):
     enforcement = models.CharField(max_length=4, choices=Enforcement, default=Enforcement.HARD)
     limit = NanoDollarField(validators=[MinValueValidator(0)])
     is_active = models.BooleanField(default=True)
+    alert_levels = ArrayField(
+        models.PositiveSmallIntegerField(),
+        default=default_alert_levels,
+        blank=True,
+        validators=[validate_alert_levels],
+        help_text="Percents of the limit, lowest first; an alert for each, once per period. Empty: no alerts.",
+    )
     note = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -132,8 +166,12 @@ class BudgetPeriod(models.Model):
     exhausted_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="When a call was first refused for good: announced once."
     )
-    crossed_at = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="When spending first passed a soft limit: announced once."
+    next_alert = NanoDollarField(
+        null=True,
+        blank=True,
+        default=0,
+        editable=False,
+        help_text="What is owed when the next alert is due. Empty: all are raised. 0: the next charge looks it up.",
     )
     updated_at = models.DateTimeField(default=timezone.now)
 

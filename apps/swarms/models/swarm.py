@@ -32,12 +32,15 @@ SWARM_MOVES: dict[str, frozenset[str]] = {
     S.QUEUED: frozenset({S.RUNNING, S.PAUSED, S.TERMINATED}),
     S.RUNNING: frozenset({S.PAUSED, S.STOPPING, S.SUCCEEDED, S.FAILED, S.TERMINATED}),
     S.PAUSED: frozenset({S.RUNNING, S.QUEUED, S.STOPPING, S.SUCCEEDED, S.FAILED, S.TERMINATED}),
-    S.STOPPING: frozenset({S.TERMINATED}),
+    S.STOPPING: frozenset({S.TERMINATED, S.FAILED}),
     S.SUCCEEDED: frozenset(),
     S.FAILED: frozenset({S.QUEUED}),
     S.TERMINATED: frozenset(),
 }
-"""Which status may follow which. A failed swarm goes back to the queue when its failed tasks are retried."""
+"""Which status may follow which. A failed swarm goes back to the queue when its failed tasks are retried.
+
+A swarm that a person stops ends as terminated; one that its budget stops (``stop_code``) as failed.
+"""
 
 
 class CannotAct(Exception):
@@ -83,6 +86,9 @@ class Swarm(models.Model):
     name = models.CharField(max_length=100)
     status = models.CharField(max_length=10, choices=SwarmStatus, default=SwarmStatus.QUEUED, editable=False)
     status_reason = models.TextField(blank=True, editable=False, help_text="Why it was paused, stopped or failed.")
+    stop_code = models.CharField(
+        max_length=20, blank=True, editable=False, help_text="The failure code that stopped all of it, if one did."
+    )
     priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
     spec = models.JSONField()
     subject_id = models.UUIDField(null=True, blank=True, help_text="Pseudonym of the person this run is for.")
