@@ -35,6 +35,22 @@ def secrets_are_set(**_: Any) -> list[CheckMessage]:
     ]
 
 
+@register()
+def object_storage_is_named(**_: Any) -> list[CheckMessage]:
+    """portal.E003: a variable of the object storage that says nothing without another one."""
+    needs = (
+        ("STORAGE_ENDPOINT_URL", "STORAGE_BUCKET", "Name the bucket, or leave both out to store files in DATA_DIR."),
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "Set both, or neither where the machine has a role."),
+        ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "Set both, or neither where the machine has a role."),
+    )
+    unreadable = {name for name, _ in env.problems}  # told already
+    return [
+        Error(f"{needed} is not set, and {name} is.", hint=hint, id="portal.E003")
+        for name, needed, hint in needs
+        if getattr(settings, name) and not getattr(settings, needed) and needed not in unreadable
+    ]
+
+
 def _secret_key() -> str:
     try:
         return str(settings.SECRET_KEY)

@@ -7,9 +7,11 @@ names the variable, so that every problem is shown at once and no traceback hide
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import dj_database_url
 
@@ -88,6 +90,31 @@ def database(name: str) -> dict[str, Any]:
         return description
 
     return parsed(name, parse, {}, "postgresql://USER:PASSWORD@HOST:PORT/NAME")
+
+
+def url(name: str) -> str:
+    """An http:// or https:// address with a host; empty when it is not set, or wrong."""
+
+    def parse(raw: str) -> str:
+        parts = urlsplit(raw)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("it has no host" if parts.scheme in {"http", "https"} else "it does not start so")
+        if parts.username or parts.password:
+            raise ValueError("keys do not belong into it")
+        return raw
+
+    return parsed(name, parse, "", "an address that starts with http:// or https://")
+
+
+def bucket(name: str) -> str:
+    """The name of an S3 bucket; empty when it is not set, or wrong."""
+
+    def parse(raw: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", raw):
+            raise ValueError(f"got {raw!r}")
+        return raw
+
+    return parsed(name, parse, "", "a bucket's name: 3 to 63 lower-case letters, digits, dots and hyphens")
 
 
 def items(name: str, default: Sequence[str] = ()) -> list[str]:

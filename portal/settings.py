@@ -118,11 +118,27 @@ CACHES: dict[str, dict[str, Any]] = {
     )
 }
 
+# Objects lie in S3, or in what speaks like it, when a bucket is named; else in files of this machine. Without keys
+# here, boto3 looks where it always does: a role of the machine, a profile.
+STORAGE_BUCKET = env.bucket("STORAGE_BUCKET")
+STORAGE_ENDPOINT_URL = env.url("STORAGE_ENDPOINT_URL")
+AWS_ACCESS_KEY_ID = env.text("AWS_ACCESS_KEY_ID") or None
+AWS_SECRET_ACCESS_KEY = env.text("AWS_SECRET_ACCESS_KEY") or None
+
+
+def _objects(folder: str, **parameters: str) -> dict[str, Any]:
+    """A storage for one kind of objects: a folder of the bucket, or of ``DATA_DIR``."""
+    if STORAGE_BUCKET:
+        from portal.storage import bucket_options
+
+        options = bucket_options(STORAGE_BUCKET, STORAGE_ENDPOINT_URL, location=folder, object_parameters=parameters)
+        return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+    return {"BACKEND": "portal.storage.WholeFileStorage", "OPTIONS": {"location": str(DATA_DIR / folder)}}
+
+
 STORAGES = {
-    "default": {
-        "BACKEND": "django.core.files.storage.FileSystemStorage",
-        "OPTIONS": {"location": str(DATA_DIR / "storage")},
-    },
+    "default": _objects("storage"),
+    "archive": _objects("archive", ContentType="application/gzip"),
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 STATIC_URL = "static/"
@@ -298,6 +314,7 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Attempts", "replay", "execution.Attempt"),
             ("Agents", "smart_toy", "swarms.Agent"),
             ("Steps", "account_tree", "swarms.Step"),
+            ("Archives", "inventory_2", "execution.Archive"),
             ("Resource pool", "speed", "swarms.ResourcePool"),
         ],
     ),

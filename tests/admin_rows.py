@@ -27,7 +27,7 @@ from apps.costs.models import (
     Reservation,
 )
 from apps.events.models import Consumer, Event
-from apps.execution.models import Attempt, Runner, Tick
+from apps.execution.models import Archive, Attempt, Runner, Tick
 from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
 from apps.providers.models import Provider, Region
@@ -68,6 +68,9 @@ def make_rows(tenant: Tenant, count: int) -> None:
         task = swarm.tasks.get()
         attempt = Attempt.objects.create(
             id=uuid.uuid4(), task=task, number=1, started_at=now, outcome="failed", error=f"{name} broke", cost=5
+        )
+        Archive.objects.create(
+            swarm=swarm, tenant=tenant, key=f"{name}.json.gz", size=2_000, sha256="0" * 64, stored_at=now
         )
         budget = Budget.objects.create(tenant=tenant, name=f"{name}-budget", limit=10 * DOLLAR)
         period = BudgetPeriod.objects.create(

@@ -196,17 +196,20 @@ OPENS = {
         "costs.BudgetAlert",
     },
     "operator": {
-        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
+        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
+        "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
         "costs.BudgetAlert",
     },
     "compliance": {
-        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
+        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
+        "events.Event",
         "audit.AuditEntry", "privacy.DataSubject",
     },
     "viewer": {
-        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "events.Event",
+        "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
+        "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
         "costs.BudgetAlert",

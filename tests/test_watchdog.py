@@ -135,6 +135,11 @@ def _holding_lost(swarm: Swarm) -> None:
     Holding.objects.filter(swarm=swarm).update(until=NOW)
 
 
+def _not_archived(swarm: Swarm) -> None:
+    ended = LATER - dt.timedelta(minutes=15, seconds=1)
+    Swarm.objects.create(tenant=swarm.tenant, name="over", spec={}, status="terminated", finished_at=ended)
+
+
 def _charge_of_no_task(swarm: Swarm) -> None:
     LedgerEntry.objects.create(tenant_id=swarm.tenant_id, swarm_id=swarm.pk, kind="llm", amount=0, at=NOW)
 
@@ -172,6 +177,7 @@ def _month_without_partition(swarm: Swarm) -> None:
         (_overdue_retry, "retries", "its retry was due at 2026-11-21 12:08:59 UTC."),
         (_stuck, "stuck_swarms", "is running with no task under way."),
         (_never_stopping, "stuck_swarms", "is stopping with no task under way."),
+        (_not_archived, "archives", "no job of the ops cluster (manage.py work --cluster ops) has come to it."),
         (_slot_given_twice, "slots", "counts 1 replicas as free; 0 are."),
         (_pool_leak, "pool", "The pool counts 3 agents in use, and swarms hold 2."),
         (_holding_lost, "holdings", "holds resources that no holding counts."),

@@ -58,6 +58,7 @@ _SWARM = {
     "succeeded": ("check_circle", "good", "Succeeded"),
     "failed": ("error", "bad", "Failed"),
     "retried": ("replay", "busy", "Failed tasks run again"),
+    "archived": ("inventory_2", "calm", "Archived"),
 }
 
 

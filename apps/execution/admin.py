@@ -11,7 +11,10 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
-from apps.execution import admin_queue  # noqa: F401  (registers django-q2's models)
+from apps.execution import (
+    admin_archives,  # noqa: F401  (registers the archives)
+    admin_queue,  # noqa: F401  (registers django-q2's models)
+)
 from apps.execution.models import Attempt, Outcome, Runner, Tick
 from apps.tenants.admin_scoping import PlatformModelAdmin, TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission

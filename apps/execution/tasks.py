@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import uuid
 
 from django.utils import timezone
 
@@ -23,3 +24,10 @@ def run_agents(node: str, wanted: int = 0) -> int:
     if wanted and alive >= wanted:
         return 0
     return asyncio.run(Runner(node).run())
+
+
+def archive_swarm(archive_id: str) -> bool:
+    """Writes an archive into object storage; False when that is done, or being done, already."""
+    from apps.execution import archiving
+
+    return archiving.store(uuid.UUID(archive_id))

@@ -17,6 +17,8 @@ from apps.costs import consistency
 
 GRACE = dt.timedelta(seconds=60)
 """How long the orchestrator may take over what is due: it needs seconds, and a stand-by ten more."""
+ARCHIVED_WITHIN = dt.timedelta(minutes=15)
+"""How long it may take to archive a terminated swarm: four tries."""
 MOST = 20
 """Most faults told by one check."""
 
@@ -84,6 +86,24 @@ def stuck_swarms(now: dt.datetime) -> list[str]:
         before=now - GRACE,
     )
     return [f"Swarm {swarm} is {status} with no task under way." for swarm, status in rows]
+
+
+@check("archives", "Terminated swarms are not archived, though it was tried again and again.")
+def terminated_and_not_archived(now: dt.datetime) -> list[str]:
+    rows = _rows(
+        """
+        SELECT s.id, s.finished_at, coalesce(a.tries, 0), a.error FROM swarms_swarm s
+        LEFT JOIN execution_archive a ON a.swarm_id = s.id
+        WHERE s.status = 'terminated' AND s.archived_at IS NULL AND s.finished_at < %(before)s
+        ORDER BY s.finished_at
+        """,
+        before=now - ARCHIVED_WITHIN,
+    )
+    return [
+        f"Swarm {swarm} was terminated at {_time(end)} and is not archived after {tries} tries: "
+        f"{error or 'no job of the ops cluster (manage.py work --cluster ops) has come to it'}."
+        for swarm, end, tries, error in rows
+    ]
 
 
 @check("slots", "Agents count free replicas wrongly: they would run too few or too many tasks at once.")

@@ -28,6 +28,7 @@ from portal.admin_columns import (
     BUSY,
     CALM,
     GOOD,
+    NOTHING,
     WARN,
     json_column,
     link_column,
@@ -86,7 +87,10 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     actions_detail = ("terminate_one", "pause_one", "resume_one", "retry_one")
     fieldsets = (
         (None, {"fields": ("status_label", "why", "tenant_link", "priority_label", "progress", "cost")}),
-        ("Inside", {"fields": ("live_page", "agents_link", "tasks_link", "events_link", "ledger_link")}),
+        (
+            "Inside",
+            {"fields": ("live_page", "agents_link", "tasks_link", "events_link", "ledger_link", "archive_link")},
+        ),
         ("Asked of the pool", {"fields": ("agents_asked", "memory_gb_asked", "cpu_asked", "holds_resources")}),
         ("Queue", {"fields": ("queue_reason", "queue_position", "starts")}),
         ("Who and when", {"fields": ("submitter", "subject", "created", "queued", "started", "finished")}),
@@ -152,6 +156,12 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     @admin.display(description="Ledger")
     def ledger_link(self, swarm: Swarm) -> SafeString | str:
         return self.link_to_list(swarm, LedgerEntry, f"swarm_id={swarm.pk}", "What it owes, entry by entry")
+
+    @admin.display(description="Archive")
+    def archive_link(self, swarm: Swarm) -> SafeString | str:
+        if swarm.archived_at:
+            return self.link_to_list(swarm, "execution.Archive", f"swarm__id__exact={swarm.pk}", "Its document")
+        return "Being written" if swarm.status == SwarmStatus.TERMINATED else NOTHING
 
     def has_terminate_permission(self, request: HttpRequest) -> bool:
         return self.holds(request, Permission.SWARM_TERMINATE)

@@ -139,7 +139,7 @@ def _facts(swarm: Swarm, slug: str) -> dict[str, Any]:
         "created_at": swarm.created_at,
         "started_at": swarm.started_at,
         "finished_at": swarm.finished_at,
-        "archived": False,
+        "archived": swarm.archived_at is not None,
     }
 
 

@@ -89,7 +89,9 @@ class SwarmSummarySerializer(serializers.Serializer):
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
-    archived = serializers.BooleanField()
+    archived = serializers.BooleanField(
+        help_text="Whether its archive is in object storage. A terminated swarm is archived moments after its end."
+    )
     url = serializers.URLField()
     tasks_url = serializers.URLField()
     events_url = serializers.URLField()

@@ -70,6 +70,10 @@ class SwarmQuerySet(models.QuerySet["Swarm"]):
         """The swarms that wait, run, pause or are being stopped."""
         return self.exclude(status__in=SWARM_TERMINAL)
 
+    def to_archive(self) -> SwarmQuerySet:
+        """The terminated swarms that are not archived yet, those that ended first before the others."""
+        return self.filter(status=SwarmStatus.TERMINATED, archived_at=None).order_by("finished_at", "pk")
+
     def search(self, text: str) -> SwarmQuerySet:
         """The swarms whose name contains every word of ``text``, in any order."""
         found = self
@@ -117,6 +121,9 @@ class Swarm(models.Model):
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
     started_at = models.DateTimeField(null=True, blank=True, editable=False)
     finished_at = models.DateTimeField(null=True, blank=True, editable=False)
+    archived_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Since when its archive is in object storage."
+    )
 
     objects = SwarmQuerySet.as_manager()
 
@@ -143,6 +150,11 @@ class Swarm(models.Model):
                 fields=["status", "queued_at"],
                 name="swarms_not_finished",
                 condition=Q(status__in=["queued", "running", "paused", "stopping"]),
+            ),
+            models.Index(
+                fields=["finished_at"],
+                name="swarms_to_archive",
+                condition=Q(status="terminated", archived_at__isnull=True),
             ),
         ]
 

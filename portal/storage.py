@@ -1,0 +1,62 @@
+"""Where objects lie, for the storages that ``STORAGES`` names: in files of this machine, or in a bucket."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from django.core.files.base import File
+from django.core.files.storage import FileSystemStorage
+
+
+class WholeFileStorage(FileSystemStorage):
+    """Local files that appear under their name only when all of their bytes are on the disk.
+
+    What is saved under a name that is taken replaces it, as in S3. A process that dies while it writes leaves
+    ``.NAME.part`` behind, which the next one to write that name overwrites; lists leave such files out.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        super().__init__(location=str(location), allow_overwrite=True)
+
+    def _save(self, name: str, content: File[Any]) -> str:
+        path = Path(self.path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        with part.open("wb") as file:
+            for chunk in content.chunks():
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # its new name is on the disk, too
+        finally:
+            os.close(directory)
+        return path.relative_to(self.location).as_posix()
+
+    def listdir(self, path: str) -> tuple[list[str], list[str]]:
+        directories, files = super().listdir(path)
+        return directories, [name for name in files if not (name.startswith(".") and name.endswith(".part"))]
+
+
+def bucket_options(bucket: str, endpoint_url: str, **options: Any) -> dict[str, Any]:
+    """The options of django-storages' S3 backend for a bucket of AWS, or of the server at ``endpoint_url``."""
+    from botocore.config import Config  # takes a while, and most commands of most installations never need it
+
+    # Whoever waits for the store here is a worker that could do something else, and tries again later anyhow.
+    config: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 60, "retries": {"total_max_attempts": 2}}
+    if endpoint_url:
+        # Servers other than AWS's are reached by one name, and know only some of the newer checksums.
+        config |= {"s3": {"addressing_style": "path"}, "request_checksum_calculation": "when_required"}
+        config |= {"response_checksum_validation": "when_required"}
+        options["endpoint_url"] = endpoint_url
+    return {
+        "bucket_name": bucket,
+        "default_acl": None,
+        "file_overwrite": True,
+        "client_config": Config(signature_version="s3v4", **config),
+        **options,
+    }
