@@ -103,7 +103,7 @@ COLUMNS: dict[str, str] = {
         otherwise="'Adjustment' || coalesce(': ' || nullif(e.note, ''), '')",
     ),
     "ChargeFrequency": f"CASE WHEN {_IS_USAGE} THEN 'Usage-Based' ELSE 'One-Time' END",
-    "ChargePeriodEnd": _time("(e.charge_start + e.charge_length)"),
+    "ChargePeriodEnd": _time("e.charge_end"),
     "ChargePeriodStart": _time("e.charge_start"),
     "CommitmentDiscountStatus": "NULL",
     "ConsumedQuantity": _by_meter(
@@ -179,10 +179,10 @@ _ROWS = f"""
             CASE WHEN l.kind <> 'adjustment' THEN l.kind
                 WHEN of.kind <> 'adjustment' THEN of.kind
                 WHEN l.reservation_id IS NOT NULL OR l.model <> '' THEN 'llm' ELSE 'adjustment' END AS of_kind,
-            date_trunc(CASE WHEN l.kind IN ('infrastructure', 'storage') THEN 'hour' ELSE 'second' END,
-                coalesce(of.at, l.at), 'UTC') AS charge_start,
-            CASE WHEN l.kind IN ('infrastructure', 'storage') THEN interval '1 hour' ELSE interval '1 second' END
-                AS charge_length,
+            date_trunc('second', coalesce(of.at, l.at)) AS charge_start,
+            CASE WHEN l.kind IN ('infrastructure', 'storage')
+                THEN least(date_trunc('hour', l.at, 'UTC') + interval '1 hour', %(ends_at)s)
+                ELSE date_trunc('second', coalesce(of.at, l.at)) + interval '1 second' END AS charge_end,
             CASE
                 WHEN l.kind = 'adjustment' THEN {_ADJUSTED}
                 WHEN l.kind = 'llm' AND NOT l.unsettled AND l.input_tokens + l.output_tokens > 0
@@ -192,7 +192,7 @@ _ROWS = f"""
                         + l.cache_write_tokens::numeric * l.cache_write_per_mtok
                         + l.output_tokens::numeric * l.output_per_mtok) * 0.000001) THEN {_OUTPUT}
                 WHEN l.kind IN ('infrastructure', 'storage') AND l.unit_price >= 0
-                    AND abs(l.amount - l.quantity * l.unit_price) < 1
+                    AND abs(l.amount - l.quantity * l.unit_price) <= 1 + l.unit_price * 0.000000001
                     THEN CASE l.kind WHEN 'storage' THEN {_STORAGE} ELSE {_INFRASTRUCTURE} END
                 ELSE {_GIVEN}
             END AS meter
