@@ -16,6 +16,11 @@ from decimal import Decimal
 
 Row = Mapping[str, str | None]
 
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
 MANDATORY = {
     "BilledCost": "CostAndUsage-D-006-M",
     "BillingAccountId": "CostAndUsage-D-024-M",
@@ -61,23 +66,39 @@ CONDITIONAL = {
     "SubAccountName": "CostAndUsage-D-029-C",
 }
 """Columns that this product must have, because it does what the specification ties them to."""
-OTHER = """AvailabilityZone BillingAccountType CapacityReservationId CapacityReservationStatus CommitmentDiscountCategory
+OTHER = _names(
+    """
+    AvailabilityZone BillingAccountType CapacityReservationId CapacityReservationStatus CommitmentDiscountCategory
     CommitmentDiscountId CommitmentDiscountName CommitmentDiscountQuantity CommitmentDiscountStatus
     CommitmentDiscountType CommitmentDiscountUnit PricingCurrency PricingCurrencyContractedUnitPrice
-    PricingCurrencyEffectiveCost PricingCurrencyListUnitPrice RegionId RegionName SubAccountType Tags""".split()
+    PricingCurrencyEffectiveCost PricingCurrencyListUnitPrice RegionId RegionName SubAccountType Tags
+    """
+)
 FOCUS_COLUMNS = {*MANDATORY, *RECOMMENDED, *CONDITIONAL, *OTHER}
 
-DECIMALS = """BilledCost ConsumedQuantity ContractedCost ContractedUnitPrice EffectiveCost ListCost ListUnitPrice
+DECIMALS = _names(
+    """
+    BilledCost ConsumedQuantity ContractedCost ContractedUnitPrice EffectiveCost ListCost ListUnitPrice
     PricingCurrencyContractedUnitPrice PricingCurrencyEffectiveCost PricingCurrencyListUnitPrice PricingQuantity
-    CommitmentDiscountQuantity""".split()
+    CommitmentDiscountQuantity
+    """
+)
 TIMES = ["BillingPeriodEnd", "BillingPeriodStart", "ChargePeriodEnd", "ChargePeriodStart"]
 JSON_OBJECTS = ["SkuPriceDetails", "Tags"]
-NEVER_NULL = """BilledCost BillingAccountId BillingAccountName BillingCurrency BillingPeriodEnd BillingPeriodStart
-    ChargeCategory ChargeDescription ChargeFrequency ChargePeriodEnd ChargePeriodStart ContractedCost EffectiveCost
-    InvoiceIssuerName ListCost PricingCurrency PricingCurrencyEffectiveCost ProviderName PublisherName ServiceCategory
-    ServiceName ServiceSubcategory""".split()
-OF_USAGE = """ListUnitPrice PricingQuantity SkuPriceId SkuId PricingCategory ContractedUnitPrice
-    PricingCurrencyContractedUnitPrice PricingCurrencyListUnitPrice""".split()
+NEVER_NULL = _names(
+    """
+    BilledCost BillingAccountId BillingAccountName BillingCurrency BillingPeriodEnd BillingPeriodStart
+    ChargeCategory ChargeDescription ChargeFrequency ChargePeriodEnd ChargePeriodStart ContractedCost
+    EffectiveCost InvoiceIssuerName ListCost PricingCurrency PricingCurrencyEffectiveCost ProviderName
+    PublisherName ServiceCategory ServiceName ServiceSubcategory
+    """
+)
+OF_USAGE = _names(
+    """
+    ListUnitPrice PricingQuantity SkuPriceId SkuId PricingCategory ContractedUnitPrice
+    PricingCurrencyContractedUnitPrice PricingCurrencyListUnitPrice
+    """
+)
 """Not null for usage and purchases, unless they are corrections; null for taxes."""
 TOGETHER = {
     "PricingUnit": "PricingQuantity",
@@ -169,17 +190,16 @@ def violations(text: str) -> list[str]:
     return found + [f"row 0, {problem}" for problem in _of_dataset(rows)]
 
 
+_FIELD = re.compile(r'("(?:[^"]|"")*"|[^,\r\n"]*)(,|\r?\n|$)')
+
+
 def _quoted_blanks(text: str) -> int:
     """The line of the first empty text that is quoted (null is nothing at all); 0 for none."""
-    inside = False
     line = 0
-    for match in re.finditer(r'"|\n|(?<=,)""(?=,|\r?\n)', text):
-        if match[0] == '""' and not inside:
+    for field, end in _FIELD.findall(text):
+        if field == '""':
             return line
-        if match[0] == '"':
-            inside = not inside
-        elif match[0] == "\n":
-            line += not inside
+        line += end.endswith("\n")
     return 0
 
 
@@ -293,8 +313,7 @@ def _products(row: Row) -> str:
     quantity = _number(row, "PricingQuantity")
     for cost, (price, rule) in PRODUCTS.items():
         unit_price, total = _number(row, price), _number(row, cost)
-        if None not in (unit_price, quantity, total) and row.get("ChargeClass") != "Correction":
-            assert unit_price is not None and quantity is not None
+        if unit_price is not None and quantity is not None and row.get("ChargeClass") != "Correction":
             if unit_price * quantity != total:
                 return f"{rule}: {price} {unit_price} x PricingQuantity {quantity} is not {cost} {total}"
         elif unit_price is None and row.get(cost) is not None and total != _number(row, "BilledCost"):
@@ -310,9 +329,9 @@ def _prices(row: Row) -> str:
 
 
 def _effective(row: Row) -> str:
-    if row.get("ChargeCategory") not in ("Usage", "Purchase", "Tax") and row.get("EffectiveCost") is not None:
-        if _number(row, "EffectiveCost") != _number(row, "BilledCost"):
-            return "EffectiveCost-C-010-C: must match BilledCost when the charge is unrelated to others"
+    alone = row.get("ChargeCategory") not in ("Usage", "Purchase", "Tax")
+    if alone and _number(row, "EffectiveCost") != _number(row, "BilledCost"):
+        return "EffectiveCost-C-010-C: must match BilledCost when the charge is unrelated to others"
     return ""
 
 

@@ -1,8 +1,8 @@
 """A month in the FinOps Open Cost and Usage Specification (FOCUS) 1.2, made by the database row by row.
 
 A model call becomes a row per meter: input, cached input read, cached input written, output. Each row's list cost is
-exactly its unit price times its quantity. What a row is billed is that, cut off to a whole nano-dollar, and the last row
-of an entry carries the rest of its amount, which had been rounded up once; so the rows of an entry add up to its amount.
+exactly its unit price times its quantity. What a row is billed is that, cut off to a whole nano-dollar, and the last
+row of an entry carries the rest of its amount, which was rounded up once: the rows of an entry add up to its amount.
 
 An entry that its rates do not explain (the amount was given, or is that of a whole reservation) is one row: a request,
 priced at what was charged for it. docs/reference/focus.md is the whole mapping.
@@ -10,7 +10,6 @@ priced at what was charged for it. docs/reference/focus.md is the whole mapping.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
 
 from apps.costs.exports.copying import copy_csv
@@ -51,9 +50,7 @@ _LIST_COST = _by_meter(
     (_BY_TIME, "trim_scale(e.quantity * e.unit_price * 0.000000001)"),
     otherwise=_usd("e.amount"),
 )
-_UNIT_PRICE = _by_meter(
-    (_TOKENS, _usd("m.rate")), (_BY_TIME, _usd("e.unit_price")), ((_GIVEN,), _usd("abs(e.amount)"))
-)
+_UNIT_PRICE = _by_meter((_TOKENS, _usd("m.rate")), (_BY_TIME, _usd("e.unit_price")), ((_GIVEN,), _usd("abs(e.amount)")))
 _BILLED = _usd("m.billed")
 _UNIT = _by_meter(((_INFRASTRUCTURE,), "'Agent-Hours'"), ((_STORAGE,), "'GB-Months'"), ((_GIVEN,), "'Requests'"))
 _METER_NAME = _by_meter(
@@ -75,9 +72,7 @@ _SKU = f"{_PRODUCT} || " + _by_meter(
     ((_STORAGE,), "'/gb-months'"),
     ((_GIVEN,), "'/as-given'"),
 )
-_RATE_OF_SKU = _by_meter(
-    (_TOKENS, "'@' || m.rate::bigint"), (_BY_TIME, "'@' || e.unit_price"), ((_GIVEN,), "''")
-)
+_RATE_OF_SKU = _by_meter((_TOKENS, "'@' || m.rate::bigint"), (_BY_TIME, "'@' || e.unit_price"), ((_GIVEN,), "''"))
 
 COLUMNS: dict[str, str] = {
     "BilledCost": _BILLED,
@@ -135,8 +130,7 @@ COLUMNS: dict[str, str] = {
     ),
     "PricingUnit": f"CASE WHEN {_OF_TOKENS} THEN '1000000 Tokens' ELSE {_UNIT} END",
     "ProviderName": f"'{PROVIDER}'",
-    "PublisherName": "CASE WHEN strpos(e.model, ':') > 1 THEN split_part(e.model, ':', 1) "
-    f"ELSE '{PROVIDER}' END",
+    "PublisherName": f"CASE WHEN strpos(e.model, ':') > 1 THEN split_part(e.model, ':', 1) ELSE '{PROVIDER}' END",
     "ResourceId": "e.resource || coalesce('/' || nullif(e.agent, ''), '')",
     "ResourceName": "nullif(e.agent, '')",
     "ResourceType": "CASE WHEN e.agent <> '' THEN 'Agent' WHEN e.swarm_id IS NOT NULL THEN 'Swarm' "
@@ -224,20 +218,4 @@ _ROWS = f"""
 def write(extract: Extract) -> Iterator[bytes]:
     """The file, in blocks: a header, then the rows in the order of the ledger."""
     columns = ", ".join(f'{value} AS "{name}"' for name, value in COLUMNS.items())
-    return copy_csv(
-        _ROWS.format(columns=columns),
-        {
-            "tenant_id": extract.tenant_id,
-            "tenant_name": extract.tenant_name,
-            "starts_at": extract.starts_at,
-            "ends_at": extract.ends_at,
-            "starts": _text(extract.starts_at),
-            "ends": _text(extract.ends_at),
-            "statement_id": extract.statement_id if extract.is_closed else None,
-            "status": "Closed" if extract.is_closed else "Draft",
-        },
-    )
-
-
-def _text(moment: dt.datetime) -> str:
-    return f"{moment.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return copy_csv(_ROWS.format(columns=columns), extract.params())
