@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
-from django.core.exceptions import ValidationError
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import TemplateResponse
-from django.urls import NoReverseMatch, reverse
+from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from unfold.forms import AuthenticationForm
@@ -19,6 +21,35 @@ from unfold.sites import UnfoldAdminSite
 from portal.admin import Card, ModelAdmin
 
 NOT_STAFF = "This account may not use the administration. The console is open to it."
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page that is not the list of a model. In the sidebar its target is "admin:" and its ``name``.
+
+    ``path`` is where it is below ``/admin/``. ``may_open`` decides about the page, its place in the sidebar and its
+    card.
+    """
+
+    name: str
+    path: str
+    about: str
+    view: Callable[[HttpRequest], HttpResponseBase]
+    may_open: Callable[[HttpRequest], bool]
+    card: Callable[[HttpRequest], Card | None] = lambda request: None
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not self.may_open(request):
+            raise PermissionDenied
+        return self.view(request)
+
+
+_pages: dict[str, Page] = {}
+
+
+def register_page(page: Page) -> None:
+    """Adds a page to the administration; call it where admins are registered."""
+    _pages[page.name] = page
 
 
 class LoginForm(AuthenticationForm):
@@ -40,6 +71,10 @@ class Site(UnfoldAdminSite):
     def __init__(self, name: str = "admin") -> None:
         super().__init__(name)
         self.disable_action("delete_selected")
+
+    def extra_urls(self) -> list[URLPattern]:
+        """The pages that are no lists."""
+        return [path(page.path, self.admin_view(page), name=page.name) for page in _pages.values()]
 
     @method_decorator(never_cache)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -64,15 +99,16 @@ class Site(UnfoldAdminSite):
         return context
 
     def cards(self, request: HttpRequest) -> list[Card]:
-        """The numbers of the models this person may see, in the order of the sidebar."""
+        """The numbers of the models and pages this person may see, in the order of the sidebar."""
         found = []
-        for label in menu_labels():
-            admin = self._registry.get(apps.get_model(label)) if _exists(label) else None
+        for target in menu_targets():
+            page = _pages.get(target.removeprefix("admin:"))
+            admin = self._registry.get(apps.get_model(target)) if "." in target and _exists(target) else None
             if isinstance(admin, ModelAdmin) and admin.has_view_permission(request):
-                card = admin.card(request)
-                if card:
-                    found.append(card)
-        return found
+                found.append(admin.card(request))
+            elif page and page.may_open(request):
+                found.append(page.card(request))
+        return [card for card in found if card]
 
     def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Search over the lists by name. A page that is not a number is the first."""
@@ -84,9 +120,9 @@ class Site(UnfoldAdminSite):
         return response
 
 
-def menu_labels() -> list[str]:
-    """Labels of the models in the sidebar ("swarms.Swarm"), in its order."""
-    return [target for _, items in settings.ADMIN_MENU for _, _, target in items if "." in target]
+def menu_targets() -> list[str]:
+    """Where the sidebar leads, in its order: labels of models ("swarms.Swarm") and names of URLs."""
+    return [target for _, items in settings.ADMIN_MENU for _, _, target in items]
 
 
 def _exists(label: str) -> bool:
@@ -113,7 +149,10 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
                 link = reverse(f"admin:{opts.app_label}_{opts.model_name}_changelist")
                 about = getattr(model_admin, "about", "")
             else:
-                about = ""
+                page = _pages.get(target.removeprefix("admin:"))
+                if page and not page.may_open(request):
+                    continue
+                about = page.about if page else ""
                 try:
                     link = reverse(target)
                 except NoReverseMatch:

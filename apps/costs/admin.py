@@ -1,4 +1,4 @@
-"""Prices and the records of spending."""
+"""Prices and what is reserved; what has files of its own is registered from here."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
+from unfold.contrib.filters.admin import FieldTextFilter
 
 from apps.costs import (  # noqa: F401  (they register what they show)
     admin_alerts,
     admin_budgets,
     admin_external,
+    admin_ledger,
     admin_rates,
 )
-from apps.costs.models import Kind, LedgerEntry, Price, Reservation
+from apps.costs.models import Price, Reservation
 from apps.tenants.admin_scoping import TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission
 from portal.admin import ReadOnly
 from portal.admin_columns import (
-    GOOD,
-    NOTHING,
-    WARN,
     reference_column,
     short_column,
-    status_column,
     usd_column,
     usd_exact,
     when_column,
-    yes_column,
 )
 from portal.admin_fields import DateRangeFilter
 
@@ -68,56 +64,6 @@ class ReservationAdmin(ReadOnly, TenantModelAdmin):
     amount_exact = usd_exact("amount", "Amount")
     made = when_column("created_at", "Reserved")
     ends = when_column("expires_at", "Lease ends")
-
-
-@admin.register(LedgerEntry)
-class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
-    about = "What is owed, entry by entry. The database refuses changes: a correction is an adjustment, another entry."
-    read_permission = Permission.COST_READ
-    is_audited = False
-    huge = True
-    references = {**CALL_REFERENCES, "subject_id": "privacy.DataSubject"}
-    search_ids = ("swarm_id", "task_id", "attempt_id", "reservation_id", "subject_id")
-    list_display = ("entry", "when", "tenant_name", "kind_label", "amount_usd", "swarm", "agent", "model", "state")
-    list_filter = (
-        TenantFilter,
-        ("kind", ChoicesDropdownFilter),
-        "unsettled",
-        ("at", DateRangeFilter),
-        ("model", FieldTextFilter),
-    )
-    search_fields = ("agent", "model")
-    search_help_text = "Id of a swarm, task, attempt or person, name of an agent or model"
-    ordering = ("-id",)
-    fieldsets = (
-        (None, {"fields": ("when", "kind_label", "amount_exact", "state", "note", "corrected")}),
-        ("For", {"fields": ("tenant_name", "subject", "swarm", "task", "agent", "model", "tokens")}),
-        ("Ids", {"fields": ("attempt", "reservation", "charged_to")}),
-    )
-    entry = short_column("id", "Entry")
-    when = when_column("at", "When")
-    kind_label = status_column("kind", "Kind", {Kind.ADJUSTMENT: WARN})
-    amount_usd = usd_column("amount", "Amount")
-    amount_exact = usd_exact("amount", "Amount")
-    tenant_name = reference_column("tenant_id", "Tenant")
-    subject = reference_column("subject_id", "For the person")
-    swarm = reference_column("swarm_id", "Swarm")
-    task = reference_column("task_id", "Task")
-    attempt = short_column("attempt_id", "Attempt")
-    reservation = short_column("reservation_id", "Reservation")
-    state = yes_column("unsettled", "State", yes=("unsettled", WARN), no=("settled", GOOD))
-
-    @admin.display(description="Tokens in / out")
-    def tokens(self, entry: LedgerEntry) -> str:
-        return f"{entry.input_tokens:,} / {entry.output_tokens:,}"
-
-    @admin.display(description="Charged to periods")
-    def charged_to(self, entry: LedgerEntry) -> str:
-        return ", ".join(map(str, entry.period_ids)) or NOTHING
-
-    @admin.display(description="Corrects entry")
-    def corrected(self, entry: LedgerEntry) -> str:
-        return str(entry.corrects or NOTHING)
 
 
 @admin.register(Price)

@@ -155,7 +155,9 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
 
     @admin.display(description="Ledger")
     def ledger_link(self, swarm: Swarm) -> SafeString | str:
-        return self.link_to_list(swarm, LedgerEntry, f"swarm_id={swarm.pk}", "What it owes, entry by entry")
+        return self.link_to_list(
+            swarm, LedgerEntry, f"swarm={swarm.pk}&period=any_time", "What it owes, entry by entry"
+        )
 
     @admin.display(description="Archive")
     def archive_link(self, swarm: Swarm) -> SafeString | str:
