@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
+from apps.costs.summing import COUNTS_AS, comparing
+
 
 class PeriodGap(NamedTuple):
     """A budget period whose column differs from the sum of the rows that it stands for; nano-dollars."""
@@ -132,6 +134,93 @@ def leftover_reservations(
             """,
             before=now - grace,
             limit=limit,
+        )
+    ]
+
+
+class RollupGap(NamedTuple):
+    """A row of the roll-ups that is not the sum of the ledger entries it stands for.
+
+    ``recorded`` and ``rows`` are its columns as lists, None where there is no such row or no such entry.
+    """
+
+    table: str
+    key: str
+    recorded: list[int] | None
+    rows: list[int] | None
+
+
+class DayGap(NamedTuple):
+    """A tenant's day whose roll-ups differ from its ledger entries; nano-dollars, or a count."""
+
+    tenant_id: uuid.UUID
+    day: dt.date
+    what: str
+    recorded: int
+    rows: int
+
+
+def days_differ_from_ledger(*, window: int = 5000, days: int = 20, largest: int = 50_000) -> list[DayGap]:
+    """Days that entries were rolled up into lately, and whose roll-ups are not the sums of their entries.
+
+    Of the ``window`` entries before the roll-ups' position: at most ``days`` days, of at most ``largest`` entries each.
+    """
+    return [
+        DayGap(*row)
+        for row in _rows(
+            f"""
+            WITH position AS (SELECT entry_id FROM costs_rollupposition), lately AS (
+                SELECT DISTINCT l.tenant_id, r.time_zone, (l.at AT TIME ZONE r.time_zone)::date AS day
+                FROM (
+                    SELECT tenant_id, at FROM costs_ledgerentry WHERE id <= (SELECT entry_id FROM position)
+                    ORDER BY id DESC LIMIT %(window)s
+                ) AS l JOIN costs_rolledtenant r ON r.tenant_id = l.tenant_id
+            ), watched AS (
+                SELECT y.*, d.llm, d.infrastructure, d.storage, d.adjustment, d.active_swarms, d.entries
+                FROM lately y LEFT JOIN costs_daytotal d ON d.tenant_id = y.tenant_id AND d.day = y.day
+                WHERE coalesce(d.entries, 0) <= %(largest)s ORDER BY random() LIMIT %(days)s
+            )
+            SELECT w.tenant_id, w.day, c.what, c.recorded, c.rows
+            FROM watched w CROSS JOIN LATERAL (
+                SELECT coalesce(sum(amount) FILTER (WHERE counts_as = 'llm'), 0) AS llm,
+                    coalesce(sum(amount) FILTER (WHERE counts_as = 'infrastructure'), 0) AS infrastructure,
+                    coalesce(sum(amount) FILTER (WHERE counts_as = 'storage'), 0) AS storage,
+                    coalesce(sum(amount) FILTER (WHERE counts_as = 'adjustment'), 0) AS adjustment,
+                    coalesce(sum(amount) FILTER (WHERE swarm_id IS NOT NULL), 0) AS of_swarms,
+                    coalesce(sum(amount) FILTER (WHERE subject_id IS NOT NULL), 0) AS of_users,
+                    coalesce(sum(amount), 0) AS total, count(*) AS entries, count(DISTINCT swarm_id) AS active_swarms
+                FROM (
+                    SELECT *, {COUNTS_AS.format("l")} AS counts_as FROM costs_ledgerentry l
+                    WHERE l.tenant_id = w.tenant_id AND l.id <= (SELECT entry_id FROM position)
+                    AND l.at >= w.day - interval '1 day' AND l.at < w.day + interval '2 days'
+                    AND (l.at AT TIME ZONE w.time_zone)::date = w.day
+                ) AS entry
+            ) AS l, LATERAL (VALUES
+                ('model calls', w.llm, l.llm), ('infrastructure', w.infrastructure, l.infrastructure),
+                ('storage', w.storage, l.storage), ('adjustments', w.adjustment, l.adjustment),
+                ('entries', w.entries, l.entries), ('active swarms', w.active_swarms, l.active_swarms),
+                ('usage', (SELECT sum(amount) FROM costs_usagetotal t WHERE t.tenant_id = w.tenant_id
+                    AND t.grain = 'day' AND t.start = w.day), l.total),
+                ('swarms', (SELECT sum(amount) FROM costs_swarmtotal t WHERE t.tenant_id = w.tenant_id
+                    AND t.start = w.day), l.of_swarms),
+                ('users', (SELECT sum(amount) FROM costs_subjecttotal t WHERE t.tenant_id = w.tenant_id
+                    AND t.grain = 'day' AND t.start = w.day), l.of_users)
+            ) AS c (what, recorded, rows)
+            WHERE coalesce(c.recorded, 0) <> c.rows ORDER BY w.day, w.tenant_id, c.what
+            """,
+            window=window,
+            days=days,
+            largest=largest,
+        )
+    ]
+
+
+def rollups_differ_from_ledger(*, limit: int = 100) -> list[RollupGap]:
+    """Every row of the roll-ups that is not the sum of its entries, at most ``limit``. Reads the whole ledger once."""
+    return [
+        RollupGap(*row)
+        for row in _rows(
+            f"{comparing('l.id <= (SELECT entry_id FROM costs_rollupposition)')} LIMIT %(limit)s", limit=limit
         )
     ]
 

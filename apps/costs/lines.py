@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from apps.costs.grouping import By
-from apps.costs.rollups import COUNTS_AS, position
+from apps.costs.rollups import position
+from apps.costs.summing import COUNTS_AS
 
 Tenants = Collection[uuid.UUID] | None
 """Whose costs: ids of tenants, or None for all of them."""
@@ -47,7 +48,7 @@ class Source:
 
         ``where`` narrows both; it may use the columns that the roll-up table has in common with the ledger.
         """
-        spans = spansof(first, last) if self.has_months else [(None, first, last)]
+        spans = spans_of(first, last) if self.has_months else [(None, first, last)]
         parts = [
             f"SELECT {self.key} AS key, {', '.join(Sums._fields)} FROM {self.table} AS u WHERE {of('u', tenants)} "
             + (f"AND grain = '{grain}' " if grain else "")
@@ -71,7 +72,7 @@ SOURCES: dict[By, Source] = {
 }
 
 
-def spansof(first: dt.date, last: dt.date) -> list[tuple[str | None, dt.date, dt.date]]:
+def spans_of(first: dt.date, last: dt.date) -> list[tuple[str | None, dt.date, dt.date]]:
     """The days as whole months and single days: (grain, first start, last start)."""
     month = first if first.day == 1 else _next_month(first)
     after = (last + DAY).replace(day=1)

@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from django.db.models import Q
 
 from apps.costs.models import RolledTenant
+from apps.costs.summing import TABLES, TENANTS, adding
 from apps.events.horizon import Log, readable
 from portal.queue import enqueue
 
@@ -33,104 +34,6 @@ REBUILT_AT_ONCE = 20_000
 """Most entries of a tenant whose roll-ups the orchestrator rebuilds itself; more is a job of its own."""
 
 ASKED_AGAIN_AFTER = dt.timedelta(minutes=15)
-
-COUNTS_AS = "CASE WHEN {0}.kind = 'adjustment' AND {0}.reservation_id IS NOT NULL THEN 'llm' ELSE {0}.kind END"
-"""The net kind of a ledger entry: a correction of a call counts as the call does."""
-
-_SUMS = (
-    "sum(amount)::bigint AS amount, sum(entries)::bigint AS entries, "
-    "sum(input_tokens)::bigint AS input_tokens, sum(output_tokens)::bigint AS output_tokens"
-)
-
-
-def _upsert(table: str, key: str, source: str, columns: str = "amount, entries, input_tokens, output_tokens") -> str:
-    """An INSERT of the rows of ``source`` that adds to those that are there already."""
-    added = ", ".join(f"{column} = {table}.{column} + EXCLUDED.{column}" for column in columns.split(", "))
-    return (
-        f"INSERT INTO {table} ({key}, {columns}) SELECT {key}, {columns} FROM ({source}) AS sums "
-        f"ORDER BY {key} ON CONFLICT ({key}) DO UPDATE SET {added}"
-    )
-
-
-_USAGE = "tenant_id, grain, start, kind, counts_as, model, agent"
-_ADD = f"""
-WITH entry AS MATERIALIZED (
-    SELECT l.tenant_id, (l.at AT TIME ZONE r.time_zone)::date AS day, date_trunc('hour', l.at, 'UTC') AS hour,
-        l.kind, {COUNTS_AS.format("l")} AS counts_as, l.model, l.agent, l.swarm_id, l.subject_id,
-        l.amount, l.input_tokens, l.output_tokens
-    FROM costs_ledgerentry l JOIN costs_rolledtenant r ON r.tenant_id = l.tenant_id
-    WHERE {{which}}
-), fine AS MATERIALIZED (
-    SELECT tenant_id, day, hour, kind, counts_as, model, agent, sum(amount) AS amount, count(*) AS entries,
-        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens
-    FROM entry GROUP BY tenant_id, day, hour, kind, counts_as, model, agent
-), swarm_day AS MATERIALIZED (
-    SELECT tenant_id, day AS start, swarm_id, sum(amount)::bigint AS amount, count(*) AS entries,
-        sum(input_tokens)::bigint AS input_tokens, sum(output_tokens)::bigint AS output_tokens
-    FROM entry WHERE swarm_id IS NOT NULL GROUP BY tenant_id, day, swarm_id
-), new_swarms AS (
-    SELECT s.tenant_id, s.start AS day, count(*)::int AS active_swarms FROM swarm_day s
-    LEFT JOIN costs_swarmtotal t ON t.tenant_id = s.tenant_id AND t.start = s.start AND t.swarm_id = s.swarm_id
-    WHERE t.swarm_id IS NULL GROUP BY s.tenant_id, s.start
-), subject_day AS MATERIALIZED (
-    SELECT tenant_id, day, subject_id, sum(amount) AS amount, count(*) AS entries,
-        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens
-    FROM entry WHERE subject_id IS NOT NULL GROUP BY tenant_id, day, subject_id
-), days AS (
-    {
-    _upsert(
-        "costs_daytotal",
-        "tenant_id, day",
-        '''SELECT f.*, coalesce(n.active_swarms, 0) AS active_swarms FROM (
-            SELECT tenant_id, day,
-                coalesce(sum(amount) FILTER (WHERE counts_as = 'llm'), 0)::bigint AS llm,
-                coalesce(sum(amount) FILTER (WHERE counts_as = 'infrastructure'), 0)::bigint AS infrastructure,
-                coalesce(sum(amount) FILTER (WHERE counts_as = 'storage'), 0)::bigint AS storage,
-                coalesce(sum(amount) FILTER (WHERE counts_as = 'adjustment'), 0)::bigint AS adjustment,
-                sum(entries)::bigint AS entries, sum(input_tokens)::bigint AS input_tokens,
-                sum(output_tokens)::bigint AS output_tokens
-            FROM fine GROUP BY tenant_id, day
-        ) AS f LEFT JOIN new_swarms n USING (tenant_id, day)''',
-        "llm, infrastructure, storage, adjustment, active_swarms, entries, input_tokens, output_tokens",
-    )
-}
-), hours AS (
-    {
-    _upsert(
-        "costs_hourtotal",
-        "tenant_id, hour, kind",
-        '''SELECT tenant_id, hour, counts_as AS kind, sum(amount)::bigint AS amount, sum(entries)::bigint AS entries
-        FROM fine GROUP BY tenant_id, hour, counts_as''',
-        "amount, entries",
-    )
-}
-), usage AS (
-    {
-    _upsert(
-        "costs_usagetotal",
-        _USAGE,
-        f'''SELECT tenant_id, g.grain, date_trunc(g.grain, day)::date AS start, kind, counts_as, model, agent, {_SUMS}
-        FROM fine CROSS JOIN (VALUES ('day'), ('month')) AS g (grain)
-        GROUP BY tenant_id, g.grain, date_trunc(g.grain, day)::date, kind, counts_as, model, agent''',
-    )
-}
-), swarms AS (
-    {_upsert("costs_swarmtotal", "tenant_id, start, swarm_id", "SELECT * FROM swarm_day")}
-), subjects AS (
-    {
-    _upsert(
-        "costs_subjecttotal",
-        "tenant_id, grain, start, subject_id",
-        f'''SELECT tenant_id, g.grain, date_trunc(g.grain, day)::date AS start, subject_id, {_SUMS}
-        FROM subject_day CROSS JOIN (VALUES ('day'), ('month')) AS g (grain)
-        GROUP BY tenant_id, g.grain, date_trunc(g.grain, day)::date, subject_id''',
-    )
-}
-)
-SELECT coalesce(sum(entries), 0)::bigint FROM fine
-"""
-
-TABLES = ("costs_daytotal", "costs_hourtotal", "costs_usagetotal", "costs_swarmtotal", "costs_subjecttotal")
 
 
 def position() -> int:
@@ -168,8 +71,9 @@ def rebuild(*, now: dt.datetime, upto: int | None = None, batch: int = 200_000) 
         start, rolled = _lock(wait=True) or 0, 0
         end = max(start, horizon)
         with connection.cursor() as cursor:
-            for table in (*TABLES, "costs_rolledtenant"):
-                cursor.execute(f"DELETE FROM {table}")
+            for table in TABLES:
+                cursor.execute(f"DELETE FROM {table.name}")
+            cursor.execute("DELETE FROM costs_rolledtenant")
         for first in range(0, end, batch):
             rolled += _add("l.id > %(start)s AND l.id <= %(end)s", start=first, end=min(first + batch, end))
         _move(end, now=now)
@@ -185,8 +89,9 @@ def rebuild_tenant(tenant_id: uuid.UUID, *, now: dt.datetime) -> int:
     with transaction.atomic():
         end = _lock(wait=True) or 0
         with connection.cursor() as cursor:
-            for table in (*TABLES, "costs_rolledtenant"):
-                cursor.execute(f"DELETE FROM {table} WHERE tenant_id = %s", [tenant_id])
+            for table in TABLES:
+                cursor.execute(f"DELETE FROM {table.name} WHERE tenant_id = %s", [tenant_id])
+            cursor.execute("DELETE FROM costs_rolledtenant WHERE tenant_id = %s", [tenant_id])
         rolled = _add("l.tenant_id = %(tenant)s AND l.id <= %(end)s", tenant=tenant_id, end=end)
     log.info("rollups_of_tenant_rebuilt", tenant_id=str(tenant_id), entries=rolled)
     return rolled
@@ -208,17 +113,8 @@ def _move(entry_id: int, *, now: dt.datetime) -> None:
 def _add(which: str, **params: Any) -> int:
     """Adds the ledger entries that ``which`` describes (``l`` is the ledger) to the roll-ups; how many there were."""
     with connection.cursor() as cursor:
-        # A tenant's first entries settle in which time zone its days are counted.
-        cursor.execute(
-            f"""
-            INSERT INTO costs_rolledtenant (tenant_id, time_zone)
-            SELECT l.tenant_id, coalesce(t.time_zone, 'UTC')
-            FROM (SELECT DISTINCT l.tenant_id FROM costs_ledgerentry l WHERE {which}) AS l
-            LEFT JOIN tenants_tenant t ON t.id = l.tenant_id ON CONFLICT DO NOTHING
-            """,
-            params,
-        )
-        cursor.execute(_ADD.format(which=which), params)
+        cursor.execute(TENANTS.format(which=which), params)
+        cursor.execute(adding(which), params)
         (rolled,) = cursor.fetchone() or (0,)
     return int(rolled)
 

@@ -210,6 +210,14 @@ def leftover_reservations(now: dt.datetime) -> list[str]:
     ]
 
 
+@check("rollups", "Roll-ups of costs differ from the ledger: reports are wrong. See manage.py verify_rollups.")
+def rollups_differ_from_ledger(now: dt.datetime) -> list[str]:
+    return [
+        f"{gap.day}, tenant {gap.tenant_id}, {gap.what}: the roll-ups say {gap.recorded}, the ledger {gap.rows}."
+        for gap in consistency.days_differ_from_ledger()[:MOST]
+    ]
+
+
 @check("partitions", "Rows lie in a default partition: the month's partition was not made in time.")
 def rows_in_default_partitions(now: dt.datetime) -> list[str]:
     tables = ("events_event", "audit_auditentry", "costs_ledgerentry")
