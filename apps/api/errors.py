@@ -13,6 +13,8 @@ from rest_framework import exceptions
 from rest_framework.settings import api_settings
 
 from apps.api.parsers import BodyTooLarge
+from apps.costs.external_reservations import CannotSettle
+from apps.costs.prices import UnknownModel
 from apps.swarms.actions.submit import CannotSubmit
 from apps.swarms.models.swarm import CannotAct
 from apps.swarms.specs import SpecInvalid
@@ -65,6 +67,10 @@ class ExceptionHandler(StandardExceptionHandler):
                 return exceptions.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [message]}, "invalid")
             case RequestDataTooBig():
                 return BodyTooLarge(f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes.")
+            case CannotSettle():
+                return Conflict(str(exc), exc.code)
+            case UnknownModel():
+                return exceptions.ValidationError({"model": [str(exc)]}, "unknown_model")
             case _:
                 converted: Exception = super().convert_known_exceptions(exc)
                 return converted

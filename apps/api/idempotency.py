@@ -41,7 +41,9 @@ def idempotent(handler: Handler[Params]) -> Handler[Params]:
     The key's row is inserted first, in the transaction of all that the handler does: a second request with the key
     waits at the unique constraint until the first is decided, then replays its answer, or, when the first failed or
     its process died, does the work itself. Answers are kept for 24 hours; errors are not kept, since they created
-    nothing.
+    nothing (those that are returned and not raised keep what else the handler wrote).
+
+    The view says whether the caller may still have the answer (``verify_replay``), and where what was made is found.
 
     Only for handlers that create: those that change a swarm must take its row lock before any other write.
     """
@@ -64,13 +66,19 @@ def idempotent(handler: Handler[Params]) -> Handler[Params]:
             kept = _insert_or_find(mine)
             if kept.pk == mine.pk:
                 response = handler(view, request, *args, **kwargs)
-                IdempotencyKey.objects.filter(pk=mine.pk).update(status=response.status_code, body=response.data)
+                row = IdempotencyKey.objects.filter(pk=mine.pk)
+                if response.status_code < 400:
+                    row.update(status=response.status_code, body=response.data)
+                else:
+                    row.delete()
                 return response
         if kept.request_hash != mine.request_hash:
             raise KeyReused
-        assert isinstance(kept.body, dict)
-        view.find(view.visible(), pk=kept.body["id"])  # the caller's roles may have changed since
-        return Response(kept.body, kept.status, headers={REPLAYED: "true", "Location": view.location_of(kept.body)})
+        view.verify_replay(kept.body)  # the caller's roles may have changed since
+        location = view.location_of(kept.body)
+        return Response(
+            kept.body, kept.status, headers={REPLAYED: "true", **({"Location": location} if location else {})}
+        )
 
     return cast("Handler[Params]", run)
 

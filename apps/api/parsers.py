@@ -21,11 +21,17 @@ class BodyTooLarge(APIException):
 class BoundedJSONParser(JSONParser):
     """JSON that fits in ``DATA_UPLOAD_MAX_MEMORY_SIZE`` and holds only text that the database can hold."""
 
+    @property
+    def most(self) -> int:
+        """Bytes of the largest body that is read."""
+        limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return limit
+
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:
         """The value of the body. Raises ParseError with what is wrong, BodyTooLarge beyond the limit."""
-        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        most = self.most
         raw = stream.read(most + 1)
         if len(raw) > most:
             raise BodyTooLarge(f"The body is larger than {most:,} bytes.")
@@ -36,9 +42,33 @@ class BoundedJSONParser(JSONParser):
         except ValueError as error:
             raise ParseError(f"The body is not JSON: {error}") from None
         # Only an escape can bring these in, and escapes are rare: most bodies are not walked.
-        if (b"\\u0000" in raw or b"\\ud" in raw.lower()) and not _is_storable(data):
-            raise ParseError("Text must not hold NUL characters or halves of surrogate pairs.")
+        if b"\\u0000" in raw or b"\\ud" in raw.lower():
+            return self.verified(data)
         return data
+
+    def verified(self, data: Any) -> Any:
+        """The value, when all of its text can be stored. Raises ParseError."""
+        if not _is_storable(data):
+            raise ParseError(UNSTORABLE)
+        return data
+
+
+class UnstorableRow(dict[str, Any]):
+    """Stands for a row whose text cannot be stored."""
+
+
+class RowsParser(BoundedJSONParser):
+    """JSON of many rows, in which text that cannot be stored spoils only its own row: an UnstorableRow."""
+
+    most = 16 * 2**20
+
+    def verified(self, data: Any) -> Any:
+        if not isinstance(data, list):
+            return data if _is_storable(data) else UnstorableRow()
+        return [row if _is_storable(row) else UnstorableRow() for row in data]
+
+
+UNSTORABLE = "Text must not hold NUL characters or halves of surrogate pairs."
 
 
 def _refuse_constant(name: str) -> None:

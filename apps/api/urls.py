@@ -4,7 +4,15 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from apps.api.views.base import Nowhere
 from apps.api.views.budgets import BudgetDetail, Budgets
+from apps.api.views.cost_events import CostEvents
 from apps.api.views.platform import Me, Pool
+from apps.api.views.reservations import (
+    ReservationDetail,
+    ReservationExtend,
+    ReservationRelease,
+    Reservations,
+    ReservationSettle,
+)
 from apps.api.views.swarms import (
     SwarmDetail,
     SwarmEvents,
@@ -35,6 +43,12 @@ v1 = [
     path("tasks/<uuid:id>/retry/", TaskRetry.as_view(), name="task-retry"),
     path("budgets/", Budgets.as_view(), name="budgets"),
     path("budgets/<uuid:id>/", BudgetDetail.as_view(), name="budget"),
+    path("costs/events/", CostEvents.as_view(), name="cost-events"),
+    path("costs/reservations/", Reservations.as_view(), name="reservations"),
+    path("costs/reservations/<uuid:id>/", ReservationDetail.as_view(), name="reservation"),
+    path("costs/reservations/<uuid:id>/extend/", ReservationExtend.as_view(), name="reservation-extend"),
+    path("costs/reservations/<uuid:id>/settle/", ReservationSettle.as_view(), name="reservation-settle"),
+    path("costs/reservations/<uuid:id>/release/", ReservationRelease.as_view(), name="reservation-release"),
 ]
 
 urlpatterns = [

@@ -10,7 +10,8 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any, NamedTuple
 
 from genai_prices import data_snapshot
-from genai_prices.types import TieredPrices
+from genai_prices.types import ModelInfo, TieredPrices
+from genai_prices.types import ModelPrice as PublishedPrices
 
 from apps.costs.models import Price
 from portal.money import NANO
@@ -137,13 +138,22 @@ def _known(
 
 def _published(model: str, provider_id: str, name: str, at: dt.datetime) -> ModelPrice:
     """The price in the package's data. Raises LookupError, with an explanation unless the model is not in it."""
+    return published_price(model, published_model(provider_id, name).get_prices(at))
+
+
+def published_model(provider_id: str, name: str) -> ModelInfo:
+    """The model in the package's data. Raises LookupError."""
     snapshot = data_snapshot.get_snapshot()
     # By its exact id only: a private endpoint must not be taken for the provider that its name resembles.
     provider = next((p for p in snapshot.providers if p.id == provider_id), None)
     info = provider.find_model(name, all_providers=snapshot.providers) if provider else None
     if info is None:
         raise LookupError
-    prices = info.get_prices(at)
+    return info
+
+
+def published_price(model: str, prices: PublishedPrices) -> ModelPrice:
+    """What the package's data say of a model at some time, in our terms. Raises LookupError with an explanation."""
     base = [getattr(prices, key) for key in _NAMES]
     if base[0] is None or base[1] is None or any(getattr(prices, key) is not None for key in _OTHER_RATES):
         raise LookupError(", which is not priced by input and output tokens alone")

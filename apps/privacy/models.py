@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from django.db import models
@@ -15,6 +16,29 @@ class DataSubjectQuerySet(models.QuerySet["DataSubject"]):
         """The pseudonym of the person a tenant calls ``reference``, made on first sight."""
         subject, _ = self.get_or_create(tenant_id=tenant_id, reference=reference)
         return subject.pk
+
+    def pseudonyms(self, people: Iterable[tuple[uuid.UUID, str]]) -> dict[tuple[uuid.UUID, str], uuid.UUID]:
+        """The pseudonyms of people, each a tenant's id and its reference, made on first sight. Three queries at most.
+
+        New ones are made in one order everywhere, so that two callers at once do not wait for each other in a circle.
+        """
+        wanted = sorted(set(people))
+        found = self._find(wanted)
+        missing = [person for person in wanted if person not in found]
+        if missing:
+            new = [self.model(tenant_id=tenant_id, reference=reference) for tenant_id, reference in missing]
+            self.bulk_create(new, ignore_conflicts=True)
+            found |= self._find(missing)
+        return found
+
+    def _find(self, people: Sequence[tuple[uuid.UUID, str]]) -> dict[tuple[uuid.UUID, str], uuid.UUID]:
+        if not people:
+            return {}
+        rows = self.filter(
+            tenant_id__in={tenant_id for tenant_id, _ in people}, reference__in=[reference for _, reference in people]
+        )
+        listed = rows.values_list("tenant_id", "reference", "id")
+        return {(tenant_id, reference): id for tenant_id, reference, id in listed}
 
 
 class DataSubject(models.Model):

@@ -45,38 +45,61 @@ class NoBody(StrictSerializer):
     """A request without a body, or with an empty object."""
 
 
+class AmountInvalid(ValueError):
+    """An amount that cannot be read. ``code`` is one of UsdField's messages."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(AMOUNT_ERRORS[code])
+        self.code = code
+
+
+AMOUNT_ERRORS = {
+    "invalid": 'An amount in USD is decimal text, such as "2.50".',
+    "precision": "An amount in USD has at most nine decimals.",
+    "negative": "An amount must not be negative.",
+    "too_large": "This amount is larger than can be kept.",
+}
+
+
+def read_usd(data: Any, most: int = MOST_NANO) -> int:
+    """Nano-dollars of an amount in USD, text or a number. Raises AmountInvalid."""
+    if isinstance(data, bool) or not isinstance(data, str | int | float):
+        raise AmountInvalid("invalid")
+    try:
+        # The shortest text of a float is what was written in the body, up to 15 digits.
+        usd = Decimal(str(data)[:50])
+    except (InvalidOperation, ValueError):
+        raise AmountInvalid("invalid") from None
+    if not usd.is_finite():
+        raise AmountInvalid("invalid")
+    if usd < 0:
+        raise AmountInvalid("negative")
+    if usd.adjusted() > 10:
+        raise AmountInvalid("too_large")
+    try:
+        nano = to_nano(usd)
+    except ValueError:
+        raise AmountInvalid("precision") from None
+    if nano > most:
+        raise AmountInvalid("too_large")
+    return nano
+
+
 @extend_schema_field({"type": "string", "format": "decimal", "examples": ["12.50", "0.000000125"]})
 class UsdField(serializers.Field):
     """Nano-dollars inside, exact USD as decimal text outside: "2.50". Reads text or a number."""
 
-    default_error_messages = {
-        "invalid": 'An amount in USD is decimal text, such as "2.50".',
-        "precision": "An amount in USD has at most nine decimals.",
-        "negative": "An amount must not be negative.",
-        "too_large": "This amount is larger than can be kept.",
-    }
+    default_error_messages = {**AMOUNT_ERRORS}
+
+    def __init__(self, *, most: int = MOST_NANO, **options: Any) -> None:
+        super().__init__(**options)
+        self.most = most
 
     def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, bool) or not isinstance(data, str | int | float):
-            self.fail("invalid")
         try:
-            # The shortest text of a float is what was written in the body, up to 15 digits.
-            usd = Decimal(str(data)[:50])
-        except InvalidOperation:
-            self.fail("invalid")
-        if not usd.is_finite():
-            self.fail("invalid")
-        if usd < 0:
-            self.fail("negative")
-        if usd.adjusted() > 10:
-            self.fail("too_large")
-        try:
-            nano = to_nano(usd)
-        except ValueError:
-            self.fail("precision")
-        if nano > MOST_NANO:
-            self.fail("too_large")
-        return nano
+            return read_usd(data, self.most)
+        except AmountInvalid as wrong:
+            self.fail(wrong.code)
 
     def to_representation(self, value: int) -> str:
         return usd_text(value)

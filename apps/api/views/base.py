@@ -29,6 +29,18 @@ class Door(APIView):
         response.setdefault("Cache-Control", "no-store")
         return super().finalize_response(request, response, *args, **kwargs)
 
+    def visible(self) -> QuerySet[Any]:
+        """The rows that the caller may see, of the kind that the view is about."""
+        raise NotImplementedError
+
+    def verify_replay(self, body: Any) -> None:
+        """Raises NotFound unless the caller may see what an answer that was kept is about."""
+        self.find(self.visible(), pk=body["id"])
+
+    def location_of(self, body: Any) -> str:
+        """Where the thing of an answer is found; empty when it is nowhere."""
+        return ""
+
     def find(self, rows: QuerySet[Row], **lookup: Any) -> Row:
         """The one row, of those the caller may see. Raises NotFound, the same for hidden and for missing ones."""
         found = rows.filter(**lookup).first()
