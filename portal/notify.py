@@ -72,6 +72,8 @@ class Listener(threading.Thread):
                 if not select.select([conn.fileno()], [], [], 0.5)[0]:
                     continue
                 for hint in conn.notifies(timeout=0):
+                    if self._halt.is_set():
+                        return  # whoever wanted the hints may be gone
                     self._on_hint(Channel(hint.channel), json.loads(hint.payload or "{}"))
 
     def stop(self) -> None:

@@ -22,6 +22,8 @@ class Actor:
 
 
 ORCHESTRATOR = Actor("system", "orchestrator")
+BUDGETS = Actor("system", "budgets")
+"""A hard budget that stops what it has no room for."""
 
 
 def record(

@@ -133,7 +133,9 @@ def _failed(swarms: QuerySet[Swarm], now: dt.datetime) -> list[Finding]:
             "error",
             f"{swarm.name} failed",
             swarm.status_reason,
-            "Open it to see the errors, then retry its failed tasks.",
+            "Raise the budget's limit or wait for its next period, then retry it."
+            if swarm.stop_code
+            else "Open it to see the errors, then retry its failed tasks.",
             reverse("console:swarm", args=[swarm.pk]),
             swarm.finished_at,
             swarm.tenant.name,

@@ -83,7 +83,8 @@ def sentence(kind: str, data: Mapping[str, Any], subject: str = "") -> Sentence:
         if verb == "retried" and data.get("tasks"):
             details.append(_count(data["tasks"], "task"))
         if data.get("in_flight"):
-            details.append(f"{_count(data['in_flight'], 'call')} in flight cancelled")
+            fate = "may finish" if data.get("calls") == "finish" else "cancelled"
+            details.append(f"{_count(data['in_flight'], 'call')} in flight {fate}")
         return Sentence(icon, tone, ": ".join([phrase, "; ".join(details)]) if details else phrase)
     return (_budget(verb, data) if noun == "budget" else None) or _other(noun, verb, data)
 

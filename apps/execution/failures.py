@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior, UsageLimitExceeded
 
 from apps.costs.prices import UnknownModel
+from apps.costs.reserving import Refused
 from apps.execution.errors import BudgetExhausted, PolicyDenied, RuntimeMisconfigured
 from apps.providers.errors import ProviderUnavailable
 from apps.swarms.models import FailureCode
@@ -18,11 +19,15 @@ RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed, in words for a person, and whether another try can succeed."""
+    """Why an attempt failed, in words for a person, and whether another try can succeed.
+
+    ``refused`` is the hard budget that has no room for its call, which stops its whole swarm.
+    """
 
     code: FailureCode
     message: str
     can_heal: bool
+    refused: Refused | None = None
 
 
 def classify(error: BaseException) -> Failure:
@@ -31,7 +36,7 @@ def classify(error: BaseException) -> Failure:
     text = str(error).strip() or name
     match error:
         case BudgetExhausted():
-            return Failure(FailureCode.BUDGET_EXHAUSTED, text, can_heal=False)
+            return Failure(FailureCode.BUDGET_EXHAUSTED, text, can_heal=False, refused=error.refused)
         case PolicyDenied():
             return Failure(FailureCode.POLICY_DENIED, text, can_heal=False)
         case ModelHTTPError():

@@ -152,7 +152,7 @@ class Gate:
             if verdict.granted:
                 return verdict.id
             if not verdict.may_fit_later:
-                raise BudgetExhausted(verdict.reason)
+                raise BudgetExhausted(verdict.reason, verdict.refused)
             if loop.time() >= patient_until:
                 raise BudgetBusy(verdict.reason)
             await asyncio.sleep(pause)

@@ -33,7 +33,7 @@ from apps.execution.models import Runner as RunnerRow
 from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
 from apps.providers.clients import Directory, ModelClients
-from apps.swarms.models import FailureCode, Runtime, Swarm, SwarmStatus, TaskStatus
+from apps.swarms.models import FailureCode, Runtime, Swarm, TaskStatus
 from apps.swarms.progress import TaskOutcome
 from portal.notify import Channel, Listener
 
@@ -53,7 +53,7 @@ MAX_RESULT_CHARS = 1_000_000
 class Stop(StrEnum):
     """Why an attempt in flight is cancelled."""
 
-    TERMINATED = "terminated"  # its swarm was stopped
+    STOPPED = "stopped"  # its swarm was, by a person or by a budget
     HANDED_BACK = "handed back"  # this process ends
     LEASE_LOST = "lease lost"  # somebody else has the task now
 
@@ -261,6 +261,7 @@ class Runner:
             result=result,
             failure_code=failure.code if failure else "",
             error=_text(failure.message) if failure else "",
+            refused=failure.refused if failure else None,
         )
 
     def _failed(self, flight: Flight, brief: Brief, failure: Failure) -> TaskOutcome:
@@ -273,8 +274,8 @@ class Runner:
     def _cancelled(self, flight: Flight) -> TaskOutcome | None:
         if flight.stop is Stop.LEASE_LOST:
             return None
-        if flight.stop is Stop.TERMINATED:
-            failure = Failure(FailureCode.CANCELLED, "The swarm was terminated while it ran.", can_heal=False)
+        if flight.stop is Stop.STOPPED:
+            failure = Failure(FailureCode.CANCELLED, "Its swarm was stopped while it ran.", can_heal=False)
             return self._outcome(flight, TaskStatus.CANCELLED, failure=failure)
         return replace(self._outcome(flight, TaskStatus.READY), counted=False)
 
@@ -374,7 +375,7 @@ class Runner:
     def _stop_swarms(self, swarm_ids: set[uuid.UUID]) -> None:
         for flight in list(self._flights.values()):
             if flight.leased.swarm_id in swarm_ids:
-                self._cancel(flight, Stop.TERMINATED)
+                self._cancel(flight, Stop.STOPPED)
 
     def _on_reconnect(self) -> None:
         """Orders may have been given while nobody listened: look who is stopping. Runs on the listener's thread."""
@@ -382,9 +383,7 @@ class Runner:
 
         flying = {flight.leased.swarm_id for flight in list(self._flights.values())}
         if flying:
-            stopping = set(
-                Swarm.objects.filter(pk__in=flying, status=SwarmStatus.STOPPING).values_list("pk", flat=True)
-            )
+            stopping = set(Swarm.objects.cancelling().filter(pk__in=flying).values_list("pk", flat=True))
             connection.close()
             self._loop.call_soon_threadsafe(self._stop_swarms, stopping)
         self._loop.call_soon_threadsafe(self._wake.set)

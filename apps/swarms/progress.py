@@ -16,9 +16,11 @@ from typing import Any
 
 from django.db import connection
 
+from apps.costs.reserving import Refused
 from apps.events.log import NewEvent, emit
 from apps.swarms.models import FailureCode, Priority, ResourcePool, Step, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.scheduling import task_rank
+from apps.swarms.stopping import stop_for_budgets
 from portal.notify import Channel, notify
 
 
@@ -27,7 +29,8 @@ class TaskOutcome:
     """What became of one attempt. ``status`` is what the task should be now:
 
     succeeded, failed, cancelled; waiting (``retry_at`` says until when); or ready (handed back, or to run again at
-    once). ``counted`` is False when the attempt must not count against the task's retries.
+    once). ``counted`` is False when the attempt must not count against the task's retries. ``refused`` is the hard
+    budget that has no room for a failed task's call: it stops the whole swarm.
     """
 
     task_id: uuid.UUID
@@ -38,6 +41,7 @@ class TaskOutcome:
     error: str = ""
     retry_at: dt.datetime | None = None
     counted: bool = True
+    refused: Refused | None = None
 
 
 @dataclass(slots=True)
@@ -86,12 +90,16 @@ def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
         )
     if not rows:
         return recorded
-    free_slots(freed)
+    stopped = stop_for_budgets(_refusals(outcomes, rows), now=now)
+    free_slots(freed + stopped.slots)
     completed = _close_tasks_of_steps(succeeded_steps)
     for swarm_id, names in completed.items():
         _meet_needs(swarm_id, names)
+    events += stopped.events
     for swarm_id, counts in done.items():
-        if counts[TaskStatus.FAILED]:
+        if swarm_id in stopped.cancelled:
+            counts[TaskStatus.CANCELLED] += stopped.cancelled[swarm_id]
+        elif counts[TaskStatus.FAILED]:
             cancelled = cancel_blocked(swarm_id, now=now)
             counts[TaskStatus.CANCELLED] += len(cancelled)
             events += cancelled
@@ -104,6 +112,17 @@ def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
     if any(counts[TaskStatus.WAITING] for counts in done.values()):
         notify(Channel.ADMIT)
     return recorded
+
+
+def _refusals(outcomes: Sequence[TaskOutcome], rows: Sequence[_Row]) -> dict[uuid.UUID, Refused]:
+    """The first refusal for good of each swarm, among the outcomes that were taken."""
+    by_token = {outcome.lease_token: outcome.refused for outcome in outcomes if outcome.refused}
+    found: dict[uuid.UUID, Refused] = {}
+    for row in rows if by_token else ():
+        refused = by_token.get(row.lease_token)
+        if refused and row.status == TaskStatus.FAILED:
+            found.setdefault(row.swarm_id, refused)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +140,8 @@ class _Row:
 def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_Row]:
     """Writes outcomes to the tasks that still hold their lease.
 
-    What a swarm that stops or rests would have run again is cancelled or goes back to pending.
+    What a swarm that stops or rests would have run again is cancelled or goes back to pending; where a budget stops
+    it, with that code and reason.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -133,16 +153,23 @@ def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_
                 attempts_counted = t.attempts_counted - CASE WHEN o.counted THEN 0 ELSE 1 END,
                 lease_token = NULL, lease_expires_at = NULL, runner_id = NULL
             FROM (
-                SELECT u.task_id, u.token, u.result, u.retry_at, u.counted, u.error, s.tenant_id,
+                SELECT u.task_id, u.token, u.result, u.retry_at, u.counted, s.tenant_id,
                     CASE
                         WHEN s.status = 'stopping' AND u.status IN ('ready', 'waiting') THEN 'cancelled'
                         WHEN s.status <> 'running' AND u.status = 'ready' THEN 'pending'
                         ELSE u.status
                     END AS status,
                     CASE
-                        WHEN s.status = 'stopping' AND u.status IN ('ready', 'waiting') THEN 'cancelled'
-                        ELSE u.failure_code
-                    END AS failure_code
+                        WHEN s.status <> 'stopping' OR u.status NOT IN ('ready', 'waiting', 'cancelled')
+                            THEN u.failure_code
+                        WHEN s.stop_code <> '' THEN s.stop_code
+                        ELSE 'cancelled'
+                    END AS failure_code,
+                    CASE
+                        WHEN s.status = 'stopping' AND s.stop_code <> ''
+                            AND u.status IN ('ready', 'waiting', 'cancelled') THEN s.status_reason
+                        ELSE u.error
+                    END AS error
                 FROM unnest(
                     %(ids)s::uuid[], %(tokens)s::uuid[], %(statuses)s::text[], %(results)s::jsonb[],
                     %(codes)s::text[], %(errors)s::text[], %(retries)s::timestamptz[], %(counted)s::boolean[]
@@ -286,7 +313,9 @@ def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[
     swarms = list(Swarm.objects.filter(pk__in=over).order_by("pk"))
     events = []
     for swarm in swarms:
-        if swarm.status == SwarmStatus.STOPPING:
+        if swarm.stop_code:
+            final = SwarmStatus.FAILED
+        elif swarm.status == SwarmStatus.STOPPING:
             final = SwarmStatus.TERMINATED
         elif swarm.tasks_failed:
             final = SwarmStatus.FAILED
@@ -295,7 +324,8 @@ def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[
             final = SwarmStatus.SUCCEEDED
         swarm.move_to(final)
         swarm.finished_at = now
-        events.append(NewEvent(f"swarm.{final}", swarm.tenant_id, swarm.pk, data={"reason": swarm.status_reason}))
+        data = {"reason": swarm.status_reason, **({"cause": swarm.stop_code} if swarm.stop_code else {})}
+        events.append(NewEvent(f"swarm.{final}", swarm.tenant_id, swarm.pk, data=data))
     return swarms, events
 
 

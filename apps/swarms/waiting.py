@@ -61,7 +61,7 @@ def _of_swarm(swarm: Swarm) -> str:
         case SwarmStatus.PAUSED:
             text = "Its swarm is paused"
         case SwarmStatus.STOPPING:
-            text = "Its swarm is being terminated"
+            text = "Its swarm is being stopped" if swarm.stop_code else "Its swarm is being terminated"
         case _:
             return f"Its swarm is over: {swarm.status}."
     return f"{text}: {why}" if why else f"{text}."

@@ -66,7 +66,8 @@ class TenantAdmin(TenantModelAdmin):
     list_filter = ("is_active",)
     search_fields = ("name", "slug")
     ordering = ("slug",)
-    fields = ("name", "slug", "time_zone", "weight", "max_agents", "is_active")
+    fields = ("name", "slug", "time_zone", "weight", "max_agents", "calls_at_limit", "is_active")
+    own_fields = ("calls_at_limit",)
     labels: ClassVar[dict[str, str]] = {"max_agents": "Most agents", "is_active": "Active"}
     inlines = (MembershipInline,)
     state = ACTIVE
@@ -77,8 +78,10 @@ class TenantAdmin(TenantModelAdmin):
         return "no cap" if tenant.max_agents is None else str(tenant.max_agents)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Shares of the pool are the platform's to give; a tenant's own admin manages its people."""
-        return () if self.principal(request).everything else self.fields
+        """Shares of the pool are the platform's to give; a tenant's own admin manages its people and its policies."""
+        if self.principal(request).everything:
+            return ()
+        return tuple(field for field in self.fields if field not in self.own_fields)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self.principal(request).everything

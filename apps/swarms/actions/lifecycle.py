@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from apps.audit import trail
 from apps.events.log import NewEvent, emit
-from apps.swarms import progress
+from apps.swarms import progress, stopping
 from apps.swarms.models import FailureCode, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import CannotAct
 from apps.tenants.access import Principal
@@ -26,13 +26,12 @@ def _locked(swarm: Swarm) -> Swarm:
     return Swarm.objects.select_for_update(of=("self",)).get(pk=swarm.pk)
 
 
-def _withdraw_ready(swarm: Swarm, status: TaskStatus, **changes: object) -> int:
-    """Takes tasks that nobody runs yet out of the lease queue and frees their replicas; how many were ready."""
+def _withdraw_ready(swarm: Swarm) -> None:
+    """Takes tasks that nobody runs yet out of the lease queue and frees their replicas."""
     ready = Task.objects.filter(swarm=swarm, status=TaskStatus.READY).select_for_update()
     held = list(ready.values_list("pk", "agent_id"))
-    Task.objects.filter(pk__in=[pk for pk, _ in held]).update(status=status, **changes)
+    Task.objects.filter(pk__in=[pk for pk, _ in held]).update(status=TaskStatus.PENDING)
     progress.free_slots(Counter(agent_id for _, agent_id in held))
-    return len(held)
 
 
 def terminate(swarm: Swarm, *, by: Principal, reason: str, now: dt.datetime | None = None) -> Swarm:
@@ -48,24 +47,23 @@ def terminate(swarm: Swarm, *, by: Principal, reason: str, now: dt.datetime | No
         swarm = _locked(swarm)
         by.verify(Permission.SWARM_TERMINATE, swarm.tenant_id)
         swarm.verify_terminate()
-        cancelled = {
-            "failure_code": FailureCode.CANCELLED,
-            "error": f"The swarm was terminated: {reason}",
-            "finished_at": now,
-        }
-        stopped = _withdraw_ready(swarm, TaskStatus.CANCELLED, **cancelled)
-        idle = Task.objects.filter(swarm=swarm, status__in=[TaskStatus.PENDING, TaskStatus.WAITING])
-        stopped += idle.update(status=TaskStatus.CANCELLED, **cancelled)
+        idle = stopping.cancel_idle(
+            swarm, code=FailureCode.CANCELLED, error=f"The swarm was terminated: {reason}", now=now
+        )
+        progress.free_slots(idle.slots)
         in_flight = Task.objects.filter(swarm=swarm, status=TaskStatus.RUNNING).count()
-        swarm.tasks_cancelled += stopped
-        swarm.status_reason = reason
+        swarm.tasks_cancelled += idle.tasks
+        swarm.status_reason, swarm.stop_code = reason, ""
         swarm.leave_queue()
-        swarm.move_to(SwarmStatus.STOPPING if in_flight else SwarmStatus.TERMINATED)
+        # One that its budget stops is stopping already: now its calls in flight are cancelled, too.
+        status = SwarmStatus.STOPPING if in_flight else SwarmStatus.TERMINATED
+        if swarm.status != status:
+            swarm.move_to(status)
         event = NewEvent(
             f"swarm.{swarm.status}",
             swarm.tenant_id,
             swarm.pk,
-            data={"reason": reason, "cancelled": stopped, "in_flight": in_flight},
+            data={"reason": reason, "cancelled": idle.tasks, "in_flight": in_flight},
         )
         if in_flight:
             emit([event], now=now)
@@ -86,7 +84,7 @@ def pause(swarm: Swarm, *, by: Principal, reason: str = "", now: dt.datetime | N
         swarm = _locked(swarm)
         by.verify(Permission.SWARM_UPDATE, swarm.tenant_id)
         swarm.verify_pause()
-        _withdraw_ready(swarm, TaskStatus.PENDING)
+        _withdraw_ready(swarm)
         swarm.leave_queue()
         swarm.status_reason = reason
         _move(swarm, SwarmStatus.PAUSED, now, reason)
@@ -155,7 +153,8 @@ def _retry(swarm: Swarm, task_id: uuid.UUID | None, *, by: Principal, now: dt.da
         swarm.tasks_failed -= again
         swarm.tasks_cancelled += len(blocked) - reopened
         if swarm.status == SwarmStatus.FAILED:
-            swarm.queued_at, swarm.finished_at, swarm.status_reason = now, None, ""
+            swarm.queued_at, swarm.finished_at = now, None
+            swarm.status_reason = swarm.stop_code = ""
             _move(swarm, SwarmStatus.QUEUED, now)
         else:
             swarm.version += 1

@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from apps.tenants.access import Principal
-from apps.tenants.models import Tenant, User
+from apps.tenants.models import CallsInFlight, Tenant, User
 from apps.tenants.roles import Permission
 from portal.ids import uuid7
 
@@ -73,6 +73,11 @@ class SwarmQuerySet(models.QuerySet["Swarm"]):
     def to_archive(self) -> SwarmQuerySet:
         """The terminated swarms that are not archived yet, those that ended first before the others."""
         return self.filter(status=SwarmStatus.TERMINATED, archived_at=None).order_by("finished_at", "pk")
+
+    def cancelling(self) -> SwarmQuerySet:
+        """The swarms whose calls in flight are to be cancelled: a person stops them, or a budget of such a tenant."""
+        finish = ~Q(stop_code="") & Q(tenant__calls_at_limit=CallsInFlight.FINISH)
+        return self.filter(status=SwarmStatus.STOPPING).exclude(finish)
 
     def search(self, text: str) -> SwarmQuerySet:
         """The swarms whose name contains every word of ``text``, in any order."""
@@ -179,7 +184,7 @@ class Swarm(models.Model):
         """Raises CannotAct with the reason unless it can be terminated."""
         if self.is_over:
             raise CannotAct(f"It is over already: {self.status}.")
-        if self.status == SwarmStatus.STOPPING:
+        if self.status == SwarmStatus.STOPPING and not self.stop_code:
             raise CannotAct("It is being terminated already.")
 
     def verify_pause(self) -> None:
@@ -194,6 +199,8 @@ class Swarm(models.Model):
 
     def verify_retry(self) -> None:
         """Raises CannotAct with the reason unless it has failed tasks that can be retried."""
+        if self.status == SwarmStatus.STOPPING and self.stop_code:
+            raise CannotAct("It is still being stopped: retry it when its calls in flight have ended.")
         if self.status not in (SwarmStatus.FAILED, SwarmStatus.RUNNING, SwarmStatus.PAUSED):
             raise CannotAct(f"A {self.status} swarm has nothing to retry.")
         if not self.tasks_failed:
