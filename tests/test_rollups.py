@@ -73,6 +73,8 @@ def verify_reports(tenants: list[Tenant]) -> None:
         assert {g.key: (g.amount, g.entries, g.input_tokens, g.output_tokens) for g in found.groups} == groups[by]
         assert found.amount == sum(sums[0] for sums in groups[by].values())
         assert found.rest is None
+    start, end = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (FIRST, LAST))
+    assert sum(hour.total for hour in reports.hourly(None, start, end)) == found.amount
     for day in reports.daily(None, FIRST, LAST):
         sums, swarms = days.get(day.day, ({}, set()))
         told = {"llm": day.llm, "infrastructure": day.infrastructure, "storage": day.storage}

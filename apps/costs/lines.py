@@ -41,7 +41,10 @@ class Source:
 
     table: str
     key: str
+    type: str = "text"
     has_months: bool = True
+    day: str = "start"
+    amount: str = "amount"
 
     def lines(self, tenants: Tenants, first: dt.date, last: dt.date, tail: Tail, where: str = "true") -> str:
         """SQL of rows (key, amount, entries, tokens) of these days, roll-ups and tail, to be run with its params.
@@ -50,9 +53,10 @@ class Source:
         """
         spans = spans_of(first, last) if self.has_months else [(None, first, last)]
         parts = [
-            f"SELECT {self.key} AS key, {', '.join(Sums._fields)} FROM {self.table} AS u WHERE {of('u', tenants)} "
+            f"SELECT {self.key} AS key, {self.amount} AS amount, entries, input_tokens, output_tokens "
+            f"FROM {self.table} AS u WHERE {of('u', tenants)} "
             + (f"AND grain = '{grain}' " if grain else "")
-            + f"AND start BETWEEN '{start}' AND '{end}' AND {where}"
+            + f"AND {self.day} BETWEEN '{start}' AND '{end}' AND {where}"
             for grain, start, end in spans
         ]
         parts.append(
@@ -62,10 +66,11 @@ class Source:
         return " UNION ALL ".join(parts)
 
 
+_ALL_KINDS = "llm + infrastructure + storage + adjustment"
 SOURCES: dict[By, Source] = {
-    By.TENANT: Source("costs_usagetotal", "tenant_id"),
-    By.USER: Source("costs_subjecttotal", "subject_id"),
-    By.SWARM: Source("costs_swarmtotal", "swarm_id", has_months=False),
+    By.TENANT: Source("costs_daytotal", "tenant_id", "uuid", False, "day", _ALL_KINDS),
+    By.USER: Source("costs_subjecttotal", "subject_id", "uuid"),
+    By.SWARM: Source("costs_swarmtotal", "swarm_id", "uuid", has_months=False),
     By.AGENT: Source("costs_usagetotal", "nullif(agent, '')"),
     By.MODEL: Source("costs_usagetotal", "nullif(model, '')"),
     By.KIND: Source("costs_usagetotal", "counts_as"),
@@ -124,7 +129,7 @@ class Tail:
     def with_day_totals(self) -> str:
         """SQL of rows (amount, entries, tokens) that add up to everything of these days."""
         return f"""
-            SELECT llm + infrastructure + storage + adjustment AS amount, entries, input_tokens, output_tokens
+            SELECT {_ALL_KINDS} AS amount, entries, input_tokens, output_tokens
             FROM costs_daytotal AS d WHERE {of("d", self.tenants)} AND day BETWEEN %(first)s AND %(last)s
             UNION ALL SELECT amount, 1, input_tokens, output_tokens FROM ({self.sql}) AS tail
         """

@@ -103,7 +103,7 @@ class Report:
     @property
     def total(self) -> Day:
         """All days together; ``day`` is the first. ``active_swarms`` is not a sum: it is 0 here."""
-        return sumof(self.days)
+        return sum_of(self.days)
 
     @property
     def trend(self) -> float | None:
@@ -115,7 +115,7 @@ def trend(amount: int, previous: int) -> float | None:
     return round((amount - previous) / abs(previous) * 100, 1) if previous else None
 
 
-def sumof(days: Sequence[Day]) -> Day:
+def sum_of(days: Sequence[Day]) -> Day:
     """The sum of days, as one Day without ``active_swarms``: a swarm may be active on many days."""
     return Day(
         days[0].day,
@@ -141,7 +141,8 @@ def snapshot() -> Iterator[None]:
         return
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            # Memory for a year of swarms of all tenants, which would otherwise be grouped on disk.
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL work_mem = '64MB'")
         yield
 
 
@@ -177,7 +178,8 @@ def daily(tenants: Tenants, first: dt.date, last: dt.date) -> list[Day]:
 
 def hourly(tenants: Tenants, start: dt.datetime, end: dt.datetime) -> list[Hour]:
     """The hours (UTC) from ``start`` to ``end`` (excluded) in which something was spent. Two short queries."""
-    tail = Tail(tenants, start.date(), end.date())
+    # No time zone's days are more than one away from those of UTC.
+    tail = Tail(tenants, start.astimezone(dt.UTC).date() - DAY, end.astimezone(dt.UTC).date() + DAY)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -272,7 +274,7 @@ def _previous(
         cursor.execute(
             f"""
             SELECT key::text, sum(amount)::bigint FROM ({source.lines(tenants, first, last, tail)}) AS line
-            WHERE key::text = ANY(%(keys)s) GROUP BY key
+            WHERE key = ANY(%(keys)s::{source.type}[]) GROUP BY key
             """,
             {**tail.params, "keys": [key for key in keys if key is not None]},
         )

@@ -40,9 +40,15 @@ class LedgerFilter:
     kind: str | None = None
     unsettled: bool | None = None
 
-    def entries(self) -> LedgerEntryQuerySet:
-        """The entries, the latest first: in the order ("-at", "-id"), which indexes serve. One query now, for days."""
+    def entries(self, *, enough: int | None = None, before: dt.datetime | None = None) -> LedgerEntryQuerySet:
+        """The entries, the latest first: in the order ("-at", "-id"), which indexes serve. At most four queries now.
+
+        For a page, say how many rows are ``enough`` of those that are not later than ``before``: where roll-ups know on
+        which days there are so many, the rest of the ledger is not searched for them. More rows may be left out.
+        """
         rows: LedgerEntryQuerySet = LedgerEntry.objects.order_by("-at", "-id")
+        if enough is not None and (since := self._reaches_back_to(enough, before)):
+            rows = rows.filter(at__gte=since)
         if self.tenants is not None:
             rows = rows.filter(tenant_id__in=list(self.tenants))
         if self.first or self.last:
@@ -59,6 +65,42 @@ class LedgerFilter:
         }
         return rows.filter(**{name: value for name, value in wanted.items() if value is not None})
 
+    def of_usage(self) -> dict[str, str]:
+        """What it asks of kind, model and agent, by column."""
+        names = ("kind", "model", "agent")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _reaches_back_to(self, enough: int, before: dt.datetime | None) -> dt.datetime | None:
+        """A moment behind which there are ``enough`` entries of a kind, model or agent; all of them, if fewer."""
+        usage = self.of_usage()
+        if not usage or self.user or self.swarm or self.unsettled is not None:
+            return None
+        latest = [moment.astimezone(dt.UTC).date() + DAY for moment in (before, self.end) if moment]
+        first, last = self.first or FIRST_DAY, min([self.last or LAST_DAY, *latest])
+        tail = Tail(self.tenants, first, last)
+        where = " AND ".join(f"{name} = %({name})s" for name in usage)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"""
+                SELECT day, sum(entries)::bigint FROM (
+                    SELECT start AS day, entries FROM costs_usagetotal u
+                    WHERE {of("u", self.tenants)} AND grain = 'day' AND start BETWEEN %(first)s AND %(last)s AND {where}
+                    UNION ALL SELECT day, 1 FROM ({tail.sql}) AS tail WHERE {where}
+                ) AS found GROUP BY day ORDER BY day DESC
+                """,
+                {**tail.params, **usage},
+            )
+            days = list(cursor)
+        # Entries of the two days around ``before`` may be later than it, or not.
+        certain = min(latest) - 3 * DAY if latest else LAST_DAY
+        found, back = 0, days[-1][0] if days else last
+        for day, entries in days:
+            found += entries if day <= certain else 0
+            if found >= enough:
+                back = day
+                break
+        return _midnight(back, "UTC") - DAY
+
 
 def totals(chosen: LedgerFilter) -> Sums:
     """What the entries of a filter add up to: amount in nano-dollars, number of entries, tokens. At most three queries.
@@ -66,7 +108,7 @@ def totals(chosen: LedgerFilter) -> Sums:
     From roll-ups where these are kept for what is asked: tenants and days with any of kind, model and agent; or one
     user, or one swarm. Else from the ledger, through the index of the user, the swarm, the unsettled or the time.
     """
-    of_usage = {name: getattr(chosen, name) for name in ("kind", "model", "agent") if getattr(chosen, name) is not None}
+    of_usage = chosen.of_usage()
     of_one = {By.USER: chosen.user, By.SWARM: chosen.swarm}
     asked = [by for by, value in of_one.items() if value is not None]
     if chosen.start or chosen.end or chosen.unsettled is not None or len(asked) + bool(of_usage) > 1:
