@@ -34,3 +34,22 @@ def test_a_machine_of_one_person_needs_no_secrets(settings: Any) -> None:
     settings.STANDALONE = True
     settings.SECRET_KEY = ""
     assert checks.secrets_are_set() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, []),
+        ({"STORAGE_BUCKET": "desk"}, []),
+        ({"STORAGE_BUCKET": "desk", "STORAGE_ENDPOINT_URL": "http://s3.example"}, []),
+        ({"STORAGE_ENDPOINT_URL": "http://s3.example"}, ["STORAGE_BUCKET is not set, and STORAGE_ENDPOINT_URL is."]),
+        ({"AWS_ACCESS_KEY_ID": "k"}, ["AWS_SECRET_ACCESS_KEY is not set, and AWS_ACCESS_KEY_ID is."]),
+        ({"AWS_SECRET_ACCESS_KEY": "s"}, ["AWS_ACCESS_KEY_ID is not set, and AWS_SECRET_ACCESS_KEY is."]),
+    ],
+)
+def test_e003_names_what_the_object_storage_lacks(given: dict[str, str], told: list[str], settings: Any) -> None:
+    for name in ("STORAGE_BUCKET", "STORAGE_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        setattr(settings, name, given.get(name, ""))
+    found = checks.object_storage_is_named()
+    assert [message.msg for message in found] == told
+    assert all(message.id == "portal.E003" and message.hint for message in found)

@@ -104,6 +104,29 @@ def test_a_database_url_becomes_a_description(variable: Any, problems: list[tupl
     assert not problems
 
 
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ("s3.example:9000", "it does not start so"),
+        ("http://", "it has no host"),
+        ("https://key:s3cret@s3.example", "keys do not belong into it"),
+    ],
+)
+def test_a_wrong_address_is_told_without_its_keys(
+    variable: Any, raw: str, told: str, problems: list[tuple[str, str]]
+) -> None:
+    variable(raw)
+    assert env.url("THING") == ""
+    assert problems == [("THING", f"expected an address that starts with http:// or https://: {told}")]
+
+
+@pytest.mark.parametrize(("raw", "fits"), [("desk-1.eu", True), ("Desk", False), ("de", False), ("-desk", False)])
+def test_a_bucket_has_the_name_of_one(variable: Any, raw: str, fits: bool, problems: list[tuple[str, str]]) -> None:
+    variable(raw)
+    assert env.bucket("THING") == (raw if fits else "")
+    assert [name for name, _ in problems] == ([] if fits else ["THING"])
+
+
 def test_every_problem_is_told_at_once_one_line_each() -> None:
     done = manage(
         "showmigrations", DATABASE_URL="postgresql://joe:s3cret@127.0.0.1:1/desk", DEBUG="maybe", AGENT_WORKERS="many"

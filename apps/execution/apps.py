@@ -6,7 +6,10 @@ class ExecutionConfig(AppConfig):
     verbose_name = "Execution"
 
     def ready(self) -> None:
+        from apps.costs.accrual import StorageMeter, register_meter
+        from apps.execution.models import Archive
         from apps.swarms import runtimes
         from apps.swarms.models import Runtime
 
         runtimes.available.update({Runtime.LLM, Runtime.PYTHON})
+        register_meter(StorageMeter("Archives", Archive.objects.bytes_by_tenant))

@@ -36,7 +36,7 @@ PAGE = 100
 EVENTS_PAGE = 1000
 
 SWARM = (
-    "id", "tenant_id", "name", "status", "status_reason", "priority", "subject_id", "submitted_by_id",
+    "id", "tenant_id", "name", "status", "status_reason", "stop_code", "priority", "subject_id", "submitted_by_id",
     "estimated_duration_s", "agents_asked", "memory_gb_asked", "cpu_asked",
     "tasks_total", "tasks_succeeded", "tasks_failed", "tasks_cancelled",
     "created_at", "queued_at", "started_at", "finished_at",
