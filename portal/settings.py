@@ -328,6 +328,7 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Reservations", "lock_clock", "costs.Reservation"),
             ("Costs from elsewhere", "call_received", "costs.ExternalEvent"),
             ("Calls elsewhere", "output", "costs.ExternalReservation"),
+            ("What if", "query_stats", "admin:costs_what_if"),
             ("Prices", "sell", "costs.Price"),
             ("Rates", "request_quote", "costs.Rate"),
             ("Accrued hours", "more_time", "costs.AccruedHour"),

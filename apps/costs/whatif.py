@@ -187,11 +187,18 @@ CSV_COLUMNS = (
 
 
 def csv_rows(outcome: Outcome) -> Iterator[Sequence[str]]:
-    """The cells as rows of text under CSV_COLUMNS; amounts are exact decimals."""
+    """The cells as rows of text under CSV_COLUMNS; amounts are exact decimals.
+
+    Names that a spreadsheet would take for formulas are made text.
+    """
     for cell in outcome.cells:
         amounts = (cell.actual, cell.hypothetical, cell.hypothetical - cell.actual)
         counts = (str(cell.entries), str(cell.refused))
-        yield (cell.day.isoformat(), *cell[1:5], *counts, *map(usd_text, amounts))
+        names = (f"'{name}" if name[:1] in _FORMULAS else name for name in cell[1:5])
+        yield (cell.day.isoformat(), *names, *counts, *map(usd_text, amounts))
+
+
+_FORMULAS = frozenset("=+@-\t\r")
 
 
 class _Row(NamedTuple):
