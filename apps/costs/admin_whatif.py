@@ -147,7 +147,7 @@ def _shown(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
         "total": _figures(outcome.total),
         "tables": [
             ("Model", [_figures(line) for line in outcome.by_model()]),
-            ("Agent", [_figures(line, "none: infrastructure, storage, by hand") for line in outcome.by_agent()]),
+            ("Agent", [_figures(line, "no agent") for line in outcome.by_agent()]),
             ("Day", [_figures(line) for line in days]),
         ],
         "chart": _chart(days) if 1 < len(days) <= MOST_DAYS_DRAWN else "",
@@ -186,6 +186,8 @@ def _chart(days: list[Line]) -> str:
         return {
             "label": label,
             "backgroundColor": f"var(--color-{colour})",
+            "grouped": True,
+            "maxBarThickness": 12,
             "data": [round(nano / 10**9, 6) for nano in amounts],
         }
 
