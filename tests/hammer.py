@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 import uuid
+from typing import Protocol
 
 import django
 
@@ -95,7 +96,13 @@ def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: boo
     connection.close()
 
 
-def worker(seed: str, tenant_id: uuid.UUID, seconds: float, *, first: bool) -> None:
+class Work(Protocol):
+    """What each thread does until ``ends_at`` (monotonic)."""
+
+    def __call__(self, seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: bool) -> None: ...
+
+
+def worker(seed: str, tenant_id: uuid.UUID, seconds: float, work: Work, *, first: bool) -> None:
     """One process. It leaves calls in flight behind, as a crash would."""
     sys.stdout.write(f"{os.getpid()}\n")
     sys.stdout.flush()
@@ -114,14 +121,16 @@ def worker(seed: str, tenant_id: uuid.UUID, seconds: float, *, first: bool) -> N
         thread.join()
 
 
-def main(seed: str, tenant: str, seconds: str) -> None:
+def main(work: Work) -> None:
+    seed, tenant, seconds = sys.argv[1:]
     django.setup()
     import apps.costs.actions
-    import apps.costs.reserving  # noqa: F401  (imported once, before the processes part)
+    import apps.costs.external
+    import apps.costs.external_reservations  # noqa: F401  (imported once, before the processes part)
 
     for n in range(PROCESSES):
         if os.fork() == 0:
-            worker(f"{seed}/{n}", uuid.UUID(tenant), float(seconds), first=n == 0)
+            worker(f"{seed}/{n}", uuid.UUID(tenant), float(seconds), work, first=n == 0)
             os._exit(0)
     # The workers hold stdout now; it ends when the last of them does. Until the reader has seen that, none is waited
     # for, so that no process id is used again while it may still be killed.
@@ -131,4 +140,4 @@ def main(seed: str, tenant: str, seconds: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(work)

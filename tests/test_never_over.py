@@ -28,24 +28,26 @@ SECONDS = 15.0  # at most; they end when nothing fits any more
 KILLS = 4
 
 
-def _hammer(url: str, seed: int, tenant: Tenant) -> None:
+def hammer(
+    url: str, seed: int | str, tenant: Tenant, *, module: str = "tests.hammer", seconds: float = SECONDS
+) -> None:
     """Runs the processes and kills some of them at random moments. Fails on any error of the others."""
     rng = random.Random(seed)
     kill_at = sorted(rng.sample(range(3, 20), KILLS))
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.hammer", str(seed), str(tenant.pk), str(SECONDS)],
+        [sys.executable, "-m", module, str(seed), str(tenant.pk), str(seconds)],
         env={**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "portal.settings"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as hammer:
-        assert hammer.stdin
-        assert hammer.stdout
-        assert hammer.stderr
+    ) as processes:
+        assert processes.stdin
+        assert processes.stdout
+        assert processes.stderr
         alive: list[int] = []
         beats = 0
-        for line in hammer.stdout:
+        for line in processes.stdout:
             if line.strip().isdigit():
                 alive.append(int(line))
                 rng.shuffle(alive)
@@ -53,9 +55,9 @@ def _hammer(url: str, seed: int, tenant: Tenant) -> None:
             if kill_at and beats >= kill_at[0]:
                 kill_at.pop(0)
                 os.kill(alive.pop(), signal.SIGKILL)
-        hammer.stdin.close()
-        errors = hammer.stderr.read()
-    assert (hammer.returncode, errors) == (0, "")
+        processes.stdin.close()
+        errors = processes.stderr.read()
+    assert (processes.returncode, errors) == (0, "")
     assert not kill_at, f"only {beats} beats: nothing was killed"
 
 
@@ -74,7 +76,7 @@ def _highest_ever() -> dict[str, tuple[int, int]]:
         return {name: (int(reached), limit) for name, reached, limit in cursor}
 
 
-def _verify_nothing_passed() -> None:
+def verify_nothing_passed() -> None:
     verify_money_is_whole()
     for name, (reached, limit) in _highest_ever().items():
         assert name in ("soft", "moving") or reached <= limit, f"{name} reached {reached} of {limit}"
@@ -82,7 +84,7 @@ def _verify_nothing_passed() -> None:
     assert consistency.reserved_differs_from_reservations() == []
 
 
-def _spend_what_is_left(tenant: Tenant, limit: int) -> None:
+def spend_what_is_left(tenant: Tenant, limit: int) -> None:
     """Reserves, nano-dollar for nano-dollar, what the ledger says is left of the tenant's budget."""
     now = timezone.now()
     left = limit - sum(LedgerEntry.objects.values_list("amount", flat=True))
@@ -112,8 +114,8 @@ def test_a_hard_budget_is_never_passed_and_nobody_is_falsely_refused(
     budget(acme, 60 * HIGHEST, "each run", period="run")
     budget(acme, 60 * HIGHEST, "soft", enforcement="soft")
     budget(acme, 400 * HIGHEST, "moving")
-    _hammer(own_database, seed, acme)
-    _verify_nothing_passed()
+    hammer(own_database, seed, acme)
+    verify_nothing_passed()
     assert LedgerEntry.objects.filter(agent__in=AGENTS).count() > 400
 
     later = timezone.now() + dt.timedelta(hours=1)
@@ -121,10 +123,10 @@ def test_a_hard_budget_is_never_passed_and_nobody_is_falsely_refused(
         pass
     assert not Reservation.objects.exists()
     assert set(BudgetPeriod.objects.values_list("reserved", flat=True)) == {0}
-    _verify_nothing_passed()
+    verify_nothing_passed()
 
     Budget.objects.filter(name="moving").update(is_active=False)
-    _spend_what_is_left(acme, limit)
+    spend_what_is_left(acme, limit)
     with connection.cursor() as cursor:
         cursor.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         assert cursor.fetchone() == (0,)

@@ -70,10 +70,17 @@ class RecordedSerializer(serializers.Serializer):
     errors = RowProblemSerializer(many=True, help_text="Everything that is wrong.")  # type: ignore[assignment]
 
 
+class FoundProblemSerializer(ProblemSerializer):
+    """What is wrong with a row; without an index, with the body as a whole."""
+
+    index = serializers.IntegerField(required=False, help_text="Place of the row in the list, from 0.")
+    event_id = serializers.CharField(required=False, allow_null=True)
+
+
 class RowErrorsSerializer(ErrorsSerializer):
     """Why nothing of a request was recorded."""
 
-    errors = RowProblemSerializer(many=True)  # type: ignore[assignment]
+    errors = FoundProblemSerializer(many=True)  # type: ignore[assignment]
 
 
 class NewReservationSerializer(StrictSerializer):
