@@ -5,6 +5,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from apps.api.views.base import Nowhere
 from apps.api.views.budgets import BudgetDetail, Budgets
 from apps.api.views.cost_events import CostEvents
+from apps.api.views.costs import CostReport, Ledger
 from apps.api.views.platform import Me, Pool
 from apps.api.views.reservations import (
     ReservationDetail,
@@ -43,6 +44,8 @@ v1 = [
     path("tasks/<uuid:id>/retry/", TaskRetry.as_view(), name="task-retry"),
     path("budgets/", Budgets.as_view(), name="budgets"),
     path("budgets/<uuid:id>/", BudgetDetail.as_view(), name="budget"),
+    path("costs/ledger/", Ledger.as_view(), name="ledger"),
+    path("costs/report/", CostReport.as_view(), name="cost-report"),
     path("costs/events/", CostEvents.as_view(), name="cost-events"),
     path("costs/reservations/", Reservations.as_view(), name="reservations"),
     path("costs/reservations/<uuid:id>/", ReservationDetail.as_view(), name="reservation"),
