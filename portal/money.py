@@ -35,7 +35,7 @@ def usd_text(nano: int) -> str:
 
 def usd_label(nano: int) -> str:
     """An amount as a person reads it: two decimals from a cent up, four significant decimals below."""
-    usd = Decimal(nano).scaleb(-9)
-    if usd and abs(usd) < Decimal("0.01"):
-        return f"${usd:.6f}"
-    return f"${usd.quantize(Decimal('0.01'), ROUND_HALF_UP):,}"
+    usd, sign = abs(Decimal(nano).scaleb(-9)), "-" if nano < 0 else ""
+    if usd and usd < Decimal("0.01"):
+        return f"{sign}${usd:.6f}"
+    return f"{sign}${usd.quantize(Decimal('0.01'), ROUND_HALF_UP):,}"

@@ -321,6 +321,7 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Money",
         [
+            ("Spending", "bar_chart", "admin:costs_report"),
             ("Budgets", "account_balance_wallet", "costs.Budget"),
             ("Budget alerts", "notifications_active", "costs.BudgetAlert"),
             ("Budget periods", "date_range", "costs.BudgetPeriod"),

@@ -50,7 +50,7 @@ def varied(tenants: Iterable[Tenant], count: int = 200, *, seed: int = 7) -> lis
     entries: list[NewEntry] = []
     for tenant in tenants:
         swarms = [make_swarm(tenant, f"{tenant.slug}-{name}") for name in ("nightly", "nightly", "brief")]
-        people = [DataSubject.objects.create(tenant_id=tenant.pk, reference=f"{tenant.slug}-user-{n}") for n in (1, 2)]
+        people = [DataSubject.objects.pseudonym(tenant.pk, f"{tenant.slug}-user-{n}") for n in (1, 2)]
         entries += [_some(tenant, swarms, people, chance) for _ in range(count)]
     chance.shuffle(entries)
     ids = write(entries[: len(entries) // 2], now=None)
@@ -59,7 +59,7 @@ def varied(tenants: Iterable[Tenant], count: int = 200, *, seed: int = 7) -> lis
     return list(LedgerEntry.objects.filter(pk__in=ids))
 
 
-def _some(tenant: Tenant, swarms: list[Swarm], people: list[DataSubject], chance: random.Random) -> NewEntry:
+def _some(tenant: Tenant, swarms: list[Swarm], people: list[uuid.UUID], chance: random.Random) -> NewEntry:
     kind = chance.choice(list(Kind))
     is_call = kind in (Kind.LLM, Kind.ADJUSTMENT)
     return NewEntry(
@@ -67,7 +67,7 @@ def _some(tenant: Tenant, swarms: list[Swarm], people: list[DataSubject], chance
         kind=kind,
         amount=chance.randrange(1, 5 * NANO) * (-1 if kind == Kind.ADJUSTMENT else 1),
         at=dt.datetime(2026, 10, 20, tzinfo=dt.UTC) + dt.timedelta(seconds=chance.randrange(42 * 24 * 3600)),
-        subject_id=chance.choice([None, *(person.pk for person in people)]),
+        subject_id=chance.choice([None, *people]),
         swarm_id=chance.choice([None, *(swarm.pk for swarm in swarms)]),
         reservation_id=uuid.UUID(int=chance.getrandbits(128), version=4) if is_call else None,
         agent=chance.choice(AGENTS) if is_call else "",

@@ -308,7 +308,7 @@ def test_the_sidebar_shows_what_the_person_may_open(rows: None, finance: User) -
 def test_the_first_page_costs_few_queries(rows: None, root: Client, django_assert_max_num_queries: Any) -> None:
     analyse()
     root.get("/admin/")
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(14):
         page = root.get("/admin/")
     for words in ("Swarms running", "Budgets near their limit", "Resource pool", "Orchestrator"):
         assert words in page.content.decode()

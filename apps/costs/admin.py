@@ -17,6 +17,7 @@ from apps.costs import (  # noqa: F401  (they register what they show)
     admin_external,
     admin_ledger,
     admin_rates,
+    admin_reports,
     admin_whatif,
 )
 from apps.costs.models import Price, Reservation

@@ -19,10 +19,11 @@ from unfold.views import ChangeList as UnfoldChangeList
 from apps.costs import ledger_export
 from apps.costs.explaining import explain
 from apps.costs.models import BudgetPeriod, Kind, LedgerEntry
+from apps.costs.searching import LedgerFilter
 from apps.costs.spend_forms import ANY_TIME, Chosen, LedgerForm
 from apps.tenants.admin_scoping import TenantModelAdmin
 from apps.tenants.roles import Permission
-from portal.admin import ChangeList, ReadOnly, list_url, page_url
+from portal.admin import Card, ChangeList, ReadOnly, list_url, page_url
 from portal.admin_columns import (
     GOOD,
     NOTHING,
@@ -179,6 +180,21 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
             entry.__dict__["_corrections"] = list(related.filter(corrects=entry.pk))
             entry.__dict__["_corrected"] = related.filter(pk=entry.corrects).first() if entry.corrects else None
         return entry
+
+    def card(self, request: HttpRequest) -> Card | None:
+        """Charges of reservations whose real cost is not known, and that no adjustment has put right."""
+        tenants = self.principal(request).tenant_ids(Permission.COST_READ)
+        chosen = Chosen(LedgerFilter(tenants, unsettled=True), (), None, unsettled="open")
+        amounts = list(chosen.entries().order_by().values_list("amount", flat=True)[:MOST_COUNTED])
+        count = f"{MOST_COUNTED:,} or more" if len(amounts) == MOST_COUNTED else f"{len(amounts):,}"
+        charged = f"{usd_label(sum(amounts))} charged as reserved: what the calls cost is not known"
+        return Card(
+            "Unsettled charges",
+            count,
+            charged if amounts else "None is to be put right",
+            list_url(LedgerEntry, f"period={ANY_TIME}&unsettled=open"),
+            WARN if amounts else GOOD,
+        )
 
     # -- columns -------------------------------------------------------------------------------------------------------
 

@@ -12,16 +12,16 @@ from django.db import models
 class Named(models.TextChoices):
     """Frames that have a name; the first is what people get who choose none."""
 
-    THIS_MONTH = "this_month"
-    LAST_MONTH = "last_month"
+    THIS_MONTH = "this_month", "This month"
+    LAST_MONTH = "last_month", "Last month"
     LAST_30_DAYS = "last_30_days", "Last 30 days"
-    THIS_YEAR = "this_year"
+    THIS_YEAR = "this_year", "This year"
     CUSTOM = "custom", "From a day to a day"
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Days from ``first`` to ``last``. ``name`` says which they are, for the middle of a sentence."""
+    """Days from ``first`` to ``last``. ``name`` says when that was, for the middle of a sentence: "last month"."""
 
     first: dt.date
     last: dt.date
@@ -35,7 +35,7 @@ class Frame:
     def before(self) -> Frame:
         """As many days, just before these."""
         length = dt.timedelta(days=self.days)
-        name = f"the {self.days} days before" if self.days > 1 else "the day before"
+        name = f"in the {self.days} days before" if self.days > 1 else "on the day before"
         return Frame(self.first - length, self.last - length, name)
 
     def between(self, zone: zoneinfo.ZoneInfo) -> tuple[dt.datetime, dt.datetime]:
@@ -64,7 +64,7 @@ def named(name: str, *, today: dt.date) -> Frame:
             last = today.replace(day=1) - dt.timedelta(days=1)
             return Frame(last.replace(day=1), last, label)
         case Named.LAST_30_DAYS:
-            return Frame(today - dt.timedelta(days=29), today, f"the {label}")
+            return Frame(today - dt.timedelta(days=29), today, f"in the {label}")
         case Named.THIS_YEAR:
             return Frame(today.replace(month=1, day=1), today, label)
         case _:
@@ -74,6 +74,5 @@ def named(name: str, *, today: dt.date) -> Frame:
 def same_days_last_month(frame: Frame) -> Frame:
     """What a frame within one month was a month earlier: up to the same day, or the end of a shorter month."""
     end = frame.first.replace(day=1) - dt.timedelta(days=1)
-    return Frame(
-        end.replace(day=min(frame.first.day, end.day)), end.replace(day=min(frame.last.day, end.day)), "last month"
-    )
+    first, last = (end.replace(day=min(day.day, end.day)) for day in (frame.first, frame.last))
+    return Frame(first, last, f"last month up to day {last.day}")

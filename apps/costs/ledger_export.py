@@ -54,14 +54,7 @@ def export(chosen: Chosen, *, by: Principal) -> tuple[str, tuple[Any, ...]]:
 
     Raises AccessDenied unless ``by`` may read the costs of each chosen tenant.
     """
-    for tenant in chosen.tenants:
-        by.verify(Permission.COST_READ, tenant.pk)
-    with transaction.atomic():
-        # One entry for each tenant, so that each one's auditors find it; one without where all are read at once.
-        details = {"what": "ledger", "days": str(chosen.frame or "any time"), "filter": dict(chosen.query)}
-        of_all = chosen.filter.tenants is None
-        for tenant_id in [None] if of_all else [tenant.pk for tenant in chosen.tenants]:
-            trail.record(by, "cost:export", LedgerEntry(), tenant_id=tenant_id, details=details)
+    record_export(chosen, by=by, what="ledger")
     try:
         rows, params = chosen.entries().order_by().query.sql_with_params()
     except EmptyResultSet:
@@ -69,3 +62,15 @@ def export(chosen: Chosen, *, by: Principal) -> tuple[str, tuple[Any, ...]]:
     columns = ", ".join(f"{expression} AS {name}" for name, expression in _COLUMNS.items())
     query = f"SELECT {columns} FROM ({rows}) AS e LEFT JOIN tenants_tenant t ON t.id = e.tenant_id ORDER BY e.at, e.id"
     return query, params
+
+
+def record_export(chosen: Chosen, *, by: Principal, what: str) -> None:
+    """Writes down that the costs of these tenants were taken out. Raises AccessDenied unless ``by`` may read them."""
+    for tenant in chosen.tenants:
+        by.verify(Permission.COST_READ, tenant.pk)
+    details = {"what": what, "days": str(chosen.frame or "any time"), "filter": dict(chosen.query)}
+    of_all = chosen.filter.tenants is None
+    with transaction.atomic():
+        # One entry for each tenant, so that each one's auditors find it; one without where all are read at once.
+        for tenant_id in [None] if of_all else [tenant.pk for tenant in chosen.tenants]:
+            trail.record(by, "cost:export", LedgerEntry(), tenant_id=tenant_id, details=details)

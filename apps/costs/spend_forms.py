@@ -7,7 +7,7 @@ import uuid
 import zoneinfo
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from django import forms
@@ -31,6 +31,11 @@ from apps.tenants.roles import Permission
 ANY_TIME = "any_time"
 MOST_SWARMS = 500
 """Of one name; more must be told apart by their ids."""
+
+
+_DAYS_OF_ONES_OWN = f"$el.form.elements.period.value = '{Named.CUSTOM}'"
+_NAMED_ONE = f"if ($el.value !== '{Named.CUSTOM}') {{ $el.form.elements.from.value = $el.form.elements.to.value = '' }}"
+"""Typed days and a named frame exclude each other: choosing one takes the other back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,14 @@ class SpendForm(forms.Form):
     """
 
     any_time = False
+    defaults: ClassVar[dict[str, str]] = {"period": Named.THIS_MONTH}
 
     def __init__(self, data: Mapping[str, Any], *, principal: Principal, now: dt.datetime) -> None:
-        super().__init__({**data})
+        given = {name: value for name, value in data.items() if value != ""}
+        # Days that are named are meant, whatever else is not.
+        days = {"period": Named.CUSTOM} if given.keys() & {"from", "to"} else {}
+        super().__init__({**self.defaults, **days, **given})
+        self.given = given
         self.now = now
         rows = principal.tenants(Permission.COST_READ).only("pk", "slug", "name", "time_zone").order_by("name", "slug")
         self.tenants = list(rows)
@@ -94,10 +104,13 @@ class SpendForm(forms.Form):
     def _make_fields(self) -> None:
         tenants = [(str(tenant.pk), tenant.name) for tenant in self.tenants]
         choices = [*Named.choices, (ANY_TIME, "Any time")] if self.any_time else Named.choices
-        self.fields["tenant"] = _choice("Tenant", [("", "All of them"), *tenants], "one of the tenants you may see")
-        if len(tenants) < 2:
+        self.fields["tenant"] = choice_field(
+            "Tenant", [("", "All of them"), *tenants], "one of the tenants you may see"
+        )
+        if len(self.tenants) < 2:
             self.fields["tenant"].widget = forms.HiddenInput()
-        self.fields["period"] = _choice("Days", choices, "one of the time frames on offer")
+        self.fields["period"] = choice_field("Days", choices, "one of the time frames on offer")
+        self.fields["period"].widget.attrs["x-on:change"] = _NAMED_ONE
         self.fields["from"] = _day("From")
         self.fields["to"] = _day("To")
 
@@ -112,7 +125,10 @@ class SpendForm(forms.Form):
             return None
         first: dt.date | None = given.get("from")
         last: dt.date | None = given.get("to")
-        name = given.get("period") or (Named.CUSTOM if first or last else Named.THIS_MONTH)
+        name: str = given["period"]
+        if name != Named.CUSTOM and (first or last):
+            self.add_error("period", f"To look at days of your own, choose “{Named.CUSTOM.label}”.")
+            return None
         if name == ANY_TIME:
             return None
         if name != Named.CUSTOM:
@@ -150,7 +166,7 @@ class SpendForm(forms.Form):
             unsettled=self.cleaned_data.get("unsettled", ""),
             swarm_ids=tuple(swarms) if len(swarms) > 1 else (),
             of_id=self.cleaned_data.get("id") or None,
-            query={name: str(self.data[name]) for name in self.fields if self.data.get(name)},
+            query={name: str(self.given[name]) for name in self.fields if name in self.given},
         )
 
     def _tenant_ids(self) -> list[uuid.UUID]:
@@ -158,11 +174,6 @@ class SpendForm(forms.Form):
 
     def _narrowed(self) -> dict[str, Any]:
         return {}
-
-    @property
-    def is_touched(self) -> bool:
-        """Whether anything was chosen at all."""
-        return any(self.data.get(name) for name in self.fields)
 
 
 class LedgerForm(SpendForm):
@@ -172,13 +183,13 @@ class LedgerForm(SpendForm):
 
     def _make_fields(self) -> None:
         super()._make_fields()
-        self.fields["kind"] = _choice("Kind", [("", "Any"), *Kind.choices], "one of the kinds on offer")
+        self.fields["kind"] = choice_field("Kind", [("", "Any"), *Kind.choices], "one of the kinds on offer")
         self.fields["model"] = _text("Model", "Its full name, such as openai:gpt-4o")
         self.fields["agent"] = _text("Agent", "The agent's name")
         self.fields["swarm"] = _text("Swarm", "Name or id of a swarm")
         self.fields["user"] = _text("End user", "Your name for the person, or the pseudonym")
         choices = [("", "Any"), ("open", "Unsettled, to be put right"), ("yes", "Unsettled"), ("no", "Settled")]
-        self.fields["unsettled"] = _choice("State", choices, "one of the states on offer")
+        self.fields["unsettled"] = choice_field("State", choices, "one of the states on offer")
         self.fields["id"] = _text("Id", "Of an entry, a call or a task")
 
     def clean(self) -> dict[str, Any]:
@@ -236,7 +247,7 @@ class LedgerForm(SpendForm):
         }
 
 
-def _choice(label: str, choices: Iterable[tuple[str, str]], wanted: str) -> forms.ChoiceField:
+def choice_field(label: str, choices: Iterable[tuple[str, str]], wanted: str) -> forms.ChoiceField:
     return forms.ChoiceField(
         label=label,
         choices=list(choices),
@@ -267,7 +278,8 @@ class DayField(forms.DateField):
 
 
 def _day(label: str) -> forms.DateField:
-    return DayField(label=label, required=False, widget=UnfoldAdminTextInputWidget(attrs={"type": "date"}))
+    widget = UnfoldAdminTextInputWidget(attrs={"type": "date", "x-on:change": _DAYS_OF_ONES_OWN})
+    return DayField(label=label, required=False, widget=widget)
 
 
 def _uuid(text: str) -> uuid.UUID | None:
