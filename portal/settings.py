@@ -330,6 +330,7 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Costs from elsewhere", "call_received", "costs.ExternalEvent"),
             ("Calls elsewhere", "output", "costs.ExternalReservation"),
             ("What if", "query_stats", "admin:costs_what_if"),
+            ("Prices in force", "price_check", "admin:costs_prices_now"),
             ("Prices", "sell", "costs.Price"),
             ("Rates", "request_quote", "costs.Rate"),
             ("Accrued hours", "more_time", "costs.AccruedHour"),

@@ -16,6 +16,7 @@ from apps.costs import (  # noqa: F401  (they register what they show)
     admin_budgets,
     admin_external,
     admin_ledger,
+    admin_prices_now,
     admin_rates,
     admin_reports,
     admin_whatif,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import PAGE_VAR
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase
@@ -53,6 +54,7 @@ class LedgerFilterSpec(admin.ListFilter):
     def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: LedgerEntryAdmin) -> None:
         super().__init__(request, params, model, model_admin)
         self.form = model_admin.form_of(request)
+        self.per_page = model_admin.list_per_page
         for name in self.form.fields:
             if name in params:
                 self.used_parameters[name] = params.pop(name)
@@ -68,7 +70,11 @@ class LedgerFilterSpec(admin.ListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[LedgerEntry]) -> QuerySet[LedgerEntry]:
         """What was chosen, of the tenants that the person may see; nothing while the filter does not make sense."""
-        return self.form.chosen().entries() if self.form.is_valid() else queryset.none()
+        if not self.form.is_valid():
+            return queryset.none()
+        page = request.GET.get(PAGE_VAR, "1")
+        pages = int(page) if page.isdecimal() and len(page) < 10 else 1
+        return self.form.chosen().entries(enough=pages * self.per_page)
 
 
 class LedgerChangeList(ChangeList):

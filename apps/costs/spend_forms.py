@@ -64,9 +64,10 @@ class Chosen:
         """A query string with all that was chosen, and these changes; an empty one takes a choice away."""
         return urlencode({name: value for name, value in {**self.query, **changes}.items() if value})
 
-    def entries(self) -> LedgerEntryQuerySet:
-        """The ledger entries, the latest first."""
-        rows = self.filter.entries()
+    def entries(self, *, enough: int | None = None) -> LedgerEntryQuerySet:
+        """The ledger entries, the latest first; maybe not many more than ``enough`` of them (None: all)."""
+        only_in_ledger = self.swarm_ids or self.of_id is not None
+        rows = self.filter.entries(enough=None if only_in_ledger else enough)
         if self.unsettled == "open":
             rows = rows.exclude(Exists(LedgerEntry.objects.filter(corrects=OuterRef("pk")).order_by()))
         if self.swarm_ids:
@@ -111,8 +112,10 @@ class SpendForm(forms.Form):
             self.fields["tenant"].widget = forms.HiddenInput()
         self.fields["period"] = choice_field("Days", choices, "one of the time frames on offer")
         self.fields["period"].widget.attrs["x-on:change"] = _NAMED_ONE
-        self.fields["from"] = _day("From")
-        self.fields["to"] = _day("To")
+        self.fields["from"] = day_field("From")
+        self.fields["to"] = day_field("To")
+        for name in ("from", "to"):
+            self.fields[name].widget.attrs["x-on:change"] = _DAYS_OF_ONES_OWN
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or self.cleaned_data
@@ -184,13 +187,13 @@ class LedgerForm(SpendForm):
     def _make_fields(self) -> None:
         super()._make_fields()
         self.fields["kind"] = choice_field("Kind", [("", "Any"), *Kind.choices], "one of the kinds on offer")
-        self.fields["model"] = _text("Model", "Its full name, such as openai:gpt-4o")
-        self.fields["agent"] = _text("Agent", "The agent's name")
-        self.fields["swarm"] = _text("Swarm", "Name or id of a swarm")
-        self.fields["user"] = _text("End user", "Your name for the person, or the pseudonym")
+        self.fields["model"] = text_field("Model", "Its full name, such as openai:gpt-4o")
+        self.fields["agent"] = text_field("Agent", "The agent's name")
+        self.fields["swarm"] = text_field("Swarm", "Name or id of a swarm")
+        self.fields["user"] = text_field("End user", "Your name for the person, or the pseudonym")
         choices = [("", "Any"), ("open", "Unsettled, to be put right"), ("yes", "Unsettled"), ("no", "Settled")]
         self.fields["unsettled"] = choice_field("State", choices, "one of the states on offer")
-        self.fields["id"] = _text("Id", "Of an entry, a call or a task")
+        self.fields["id"] = text_field("Id", "Of an entry, a call or a task")
 
     def clean(self) -> dict[str, Any]:
         given = super().clean()
@@ -247,17 +250,20 @@ class LedgerForm(SpendForm):
         }
 
 
-def choice_field(label: str, choices: Iterable[tuple[str, str]], wanted: str) -> forms.ChoiceField:
+def choice_field(
+    label: str, choices: Iterable[tuple[str, str]], wanted: str, *, required: bool = False
+) -> forms.ChoiceField:
+    """A choice whose refusal quotes what was given and says that it is not ``wanted``."""
     return forms.ChoiceField(
         label=label,
         choices=list(choices),
-        required=False,
+        required=required,
         widget=UnfoldAdminSelectWidget(),
         error_messages={"invalid_choice": f"“%(value)s” is not {wanted}."},
     )
 
 
-def _text(label: str, hint: str) -> forms.CharField:
+def text_field(label: str, hint: str) -> forms.CharField:
     widget = UnfoldAdminTextInputWidget(attrs={"placeholder": hint, "title": hint, "autocomplete": "off"})
     return forms.CharField(label=label, required=False, max_length=200, widget=widget)
 
@@ -277,8 +283,8 @@ class DayField(forms.DateField):
         return day
 
 
-def _day(label: str) -> forms.DateField:
-    widget = UnfoldAdminTextInputWidget(attrs={"type": "date", "x-on:change": _DAYS_OF_ONES_OWN})
+def day_field(label: str) -> forms.DateField:
+    widget = UnfoldAdminTextInputWidget(attrs={"type": "date"})
     return DayField(label=label, required=False, widget=widget)
 
 
