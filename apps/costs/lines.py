@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Collection
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from apps.costs.summing import COUNTS_AS
 Tenants = Collection[uuid.UUID] | None
 """Whose costs: ids of tenants, or None for all of them."""
 DAY = dt.timedelta(days=1)
+known_of_moment: ContextVar[dict[Any, Any] | None] = ContextVar("what is known of the moment", default=None)
+"""In a snapshot, what several questions need: the position, and sums by question."""
 
 
 class Sums(NamedTuple):
@@ -45,6 +48,7 @@ class Source:
     has_months: bool = True
     day: str = "start"
     amount: str = "amount"
+    has_many: bool = False
 
     def lines(self, tenants: Tenants, first: dt.date, last: dt.date, tail: Tail, where: str = "true") -> str:
         """SQL of rows (key, amount, entries, tokens) of these days, roll-ups and tail, to be run with its params.
@@ -69,8 +73,8 @@ class Source:
 _ALL_KINDS = "llm + infrastructure + storage + adjustment"
 SOURCES: dict[By, Source] = {
     By.TENANT: Source("costs_daytotal", "tenant_id", "uuid", False, "day", _ALL_KINDS),
-    By.USER: Source("costs_subjecttotal", "subject_id", "uuid"),
-    By.SWARM: Source("costs_swarmtotal", "swarm_id", "uuid", has_months=False),
+    By.USER: Source("costs_subjecttotal", "subject_id", "uuid", has_many=True),
+    By.SWARM: Source("costs_swarmtotal", "swarm_id", "uuid", has_months=False, has_many=True),
     By.AGENT: Source("costs_usagetotal", "nullif(agent, '')"),
     By.MODEL: Source("costs_usagetotal", "nullif(model, '')"),
     By.KIND: Source("costs_usagetotal", "counts_as"),
@@ -109,7 +113,7 @@ class Tail:
             "tenants": None if tenants is None else list(tenants),
             "first": first,
             "last": last,
-            "position": position(),
+            "position": _position(),
             # No time zone is more than a day away from UTC.
             "from": noon - DAY,
             "to": noon + (last - first) + 3 * DAY,
@@ -133,6 +137,15 @@ class Tail:
             FROM costs_daytotal AS d WHERE {of("d", self.tenants)} AND day BETWEEN %(first)s AND %(last)s
             UNION ALL SELECT amount, 1, input_tokens, output_tokens FROM ({self.sql}) AS tail
         """
+
+
+def _position() -> int:
+    known = known_of_moment.get()
+    if known is None:
+        return position()
+    if "position" not in known:
+        known["position"] = position()
+    return int(known["position"])
 
 
 def of(table: str, tenants: Tenants, column: str = "tenant_id") -> str:

@@ -1,4 +1,4 @@
-"""Ledger entries that a person looks for, and what they add up to: from roll-ups wherever these know it."""
+"""Ledger entries that a person looks for; what they add up to is in :mod:`apps.costs.totals`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from django.db import connection
-from django.db.models import Q, Sum
+from django.db.models import Q
 
-from apps.costs.grouping import By
-from apps.costs.lines import DAY, SOURCES, SUMMED, Sums, Tail, Tenants, of
+from apps.costs.lines import DAY, Tail, Tenants, of
 from apps.costs.models import LedgerEntry
 from apps.costs.models.ledger import LedgerEntryQuerySet
 
@@ -100,44 +99,6 @@ class LedgerFilter:
                 back = day
                 break
         return _midnight(back, "UTC") - DAY
-
-
-def totals(chosen: LedgerFilter) -> Sums:
-    """What the entries of a filter add up to: amount in nano-dollars, number of entries, tokens. At most three queries.
-
-    From roll-ups where these are kept for what is asked: tenants and days with any of kind, model and agent; or one
-    user, or one swarm. Else from the ledger, through the index of the user, the swarm, the unsettled or the time.
-    """
-    of_usage = chosen.of_usage()
-    of_one = {By.USER: chosen.user, By.SWARM: chosen.swarm}
-    asked = [by for by, value in of_one.items() if value is not None]
-    if chosen.start or chosen.end or chosen.unsettled is not None or len(asked) + bool(of_usage) > 1:
-        return _from_ledger(chosen)
-    first, last = chosen.first or FIRST_DAY, chosen.last or LAST_DAY
-    tail = Tail(chosen.tenants, first, last)
-    if asked:
-        source = SOURCES[asked[0]]
-        lines = source.lines(chosen.tenants, first, last, tail, f"{source.key} = %(one)s")
-    elif of_usage:
-        conditions = " AND ".join(f"{name} = %({name})s" for name in of_usage)
-        lines = SOURCES[By.KIND].lines(chosen.tenants, first, last, tail, conditions)
-    else:
-        lines = tail.with_day_totals()
-    with connection.cursor() as cursor:
-        one = of_one[asked[0]] if asked else None
-        cursor.execute(f"SELECT {SUMMED} FROM ({lines}) AS line", {**tail.params, **of_usage, "one": one})
-        return Sums(*(cursor.fetchone() or (0, 0, 0, 0)))
-
-
-def _from_ledger(chosen: LedgerFilter) -> Sums:
-    rows = chosen.entries().order_by()
-    found = rows.aggregate(*(Sum(name) for name in ("amount", "input_tokens", "output_tokens")))
-    return Sums(
-        int(found["amount__sum"] or 0),
-        rows.count(),
-        int(found["input_tokens__sum"] or 0),
-        int(found["output_tokens__sum"] or 0),
-    )
 
 
 def _in_days(tenants: Tenants, first: dt.date, last: dt.date) -> Q:
