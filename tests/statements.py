@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from apps.costs.entries import NewEntry, write
+from apps.costs.exports.extract import Extract
 from apps.costs.models import Kind, LedgerEntry
 from apps.costs.prices import MTOK, Rates
 from apps.tenants.models import Tenant
@@ -66,6 +67,23 @@ def one_of_each(tenant: Tenant) -> list[int]:
     )
     late = entry(tenant, kind=Kind.ADJUSTMENT, amount=-4_000, corrects=ids[3], note="Settled late", model=MODEL)
     return [*ids, *write([late], now=OCTOBER)]
+
+
+def october_of(tenant: Tenant, **changes: object) -> Extract:
+    """A tenant's October, closed, as exports are given it."""
+    start = dt.datetime(2026, 10, 1, tzinfo=tenant.zone)
+    usual = {
+        "tenant_id": tenant.pk,
+        "tenant_slug": tenant.slug,
+        "tenant_name": tenant.name,
+        "time_zone": tenant.time_zone,
+        "period": "2026-10",
+        "starts_at": start.astimezone(dt.UTC),
+        "ends_at": start.replace(month=11).astimezone(dt.UTC),
+        "is_closed": True,
+        "statement_id": str(uuid.UUID(int=1)),
+    }
+    return Extract(**{**usual, **changes})  # type: ignore[arg-type]
 
 
 def owed(tenant: Tenant, start: dt.datetime, end: dt.datetime) -> Decimal:

@@ -17,30 +17,25 @@ from hypothesis import strategies as st
 
 from apps.costs.entries import write
 from apps.costs.exports import focus
-from apps.costs.exports.extract import Extract
 from apps.costs.models import Kind, LedgerEntry
 from apps.costs.prices import Rates
 from apps.tenants.models import Tenant
 from tests.focus import FOCUS_COLUMNS, billed, violations
-from tests.statements import MODEL, OCTOBER, PERSON, SEPTEMBER, SWARM, call, entry, one_of_each, owed, rows_of
+from tests.statements import (
+    MODEL,
+    OCTOBER,
+    PERSON,
+    SEPTEMBER,
+    SWARM,
+    call,
+    entry,
+    october_of,
+    one_of_each,
+    owed,
+    rows_of,
+)
 
 Rows = list[dict[str, str]]
-
-
-def october_of(tenant: Tenant, **changes: object) -> Extract:
-    start = dt.datetime(2026, 10, 1, tzinfo=tenant.zone)
-    usual = {
-        "tenant_id": tenant.pk,
-        "tenant_slug": tenant.slug,
-        "tenant_name": tenant.name,
-        "time_zone": tenant.time_zone,
-        "period": "2026-10",
-        "starts_at": start.astimezone(dt.UTC),
-        "ends_at": start.replace(month=11).astimezone(dt.UTC),
-        "is_closed": True,
-        "statement_id": str(uuid.UUID(int=1)),
-    }
-    return Extract(**{**usual, **changes})  # type: ignore[arg-type]
 
 
 def exported(tenant: Tenant, **changes: object) -> str:
