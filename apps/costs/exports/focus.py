@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from apps.costs.exports.copying import copy_csv
 from apps.costs.exports.extract import Extract
+from portal.copying import copied
 
 VERSION = "focus-1.2/1"
 """Of this generator. Another version may write the same month in other bytes."""
@@ -218,4 +218,4 @@ _ROWS = f"""
 def write(extract: Extract) -> Iterator[bytes]:
     """The file, in blocks: a header, then the rows in the order of the ledger."""
     columns = ", ".join(f'{value} AS "{name}"' for name, value in COLUMNS.items())
-    return copy_csv(_ROWS.format(columns=columns), extract.params())
+    return copied(_ROWS.format(columns=columns), extract.params())
