@@ -329,6 +329,8 @@ ADMIN_MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Reservations", "lock_clock", "costs.Reservation"),
             ("Costs from elsewhere", "call_received", "costs.ExternalEvent"),
             ("Calls elsewhere", "output", "costs.ExternalReservation"),
+            ("Export a month", "download", "admin:costs_export"),
+            ("First exports", "verified", "costs.StatementExport"),
             ("What if", "query_stats", "admin:costs_what_if"),
             ("Prices in force", "price_check", "admin:costs_prices_now"),
             ("Prices", "sell", "costs.Price"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import uuid
 from typing import Any
 
@@ -25,6 +26,7 @@ from apps.costs.models import (
     Price,
     Rate,
     Reservation,
+    StatementExport,
 )
 from apps.events.models import Consumer, Event
 from apps.execution.models import Archive, Attempt, Runner, Tick
@@ -96,6 +98,15 @@ def make_rows(tenant: Tenant, count: int) -> None:
         }
         Reservation.objects.create(**call, expires_at=now + dt.timedelta(seconds=30))
         entry = LedgerEntry.objects.create(**call, kind="llm", note=f"{name}-note")
+        StatementExport.objects.create(
+            tenant_id=tenant.pk,
+            period=name[-6:],
+            format="csv",
+            sha256=hashlib.sha256(name.encode()).hexdigest(),
+            size=len(name),
+            version=f"{name}-v",
+            content=name.encode(),
+        )
         ExternalEvent.objects.create(
             tenant_id=tenant.pk,
             event_id=f"{name}-event",

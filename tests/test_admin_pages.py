@@ -193,14 +193,14 @@ OPENS = {
     "finance": {
         "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert",
+        "costs.BudgetAlert", "costs.StatementExport",
     },
     "operator": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
         "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert",
+        "costs.BudgetAlert", "costs.StatementExport",
     },
     "compliance": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
@@ -212,7 +212,7 @@ OPENS = {
         "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert",
+        "costs.BudgetAlert", "costs.StatementExport",
     },
     "admin": {model._meta.label for model in REGISTERED if isinstance(ADMINS[model], TenantScoped)}
     | {"swarms.ResourcePool"},

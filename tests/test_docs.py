@@ -46,7 +46,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"sh", "console", "bash", "yaml", "json", "python", "text", "mermaid", "sql"}
 OUTSIDE = {"git", "cd", "kill", "echo", "jq", "sleep"}
 """Programs that are not ours and do what they say."""
-HARMLESS = {"submit_swarm", "create_api_token", "spec_schema", "watchdog"}
+HARMLESS = {"submit_swarm", "create_api_token", "spec_schema", "watchdog", "export_chargeback"}
 """Commands that are run as they stand on the page, in a test database; --wait is left out, as nobody works there."""
 ANY_ID = str(uuid.uuid4())
 
@@ -195,6 +195,10 @@ def verify_command(words: list[str], fence: Fence, folder: Path, broken: set[str
             assert all(re.match(r"[A-Z_]+=", word) for word in arguments), f"{fence}: {words}"
         case "curl":
             verify_curl(arguments, fence)
+        case "python" | "python3" if arguments[0] == "-c":
+            source, *given = arguments[1:]
+            files = [str(folder / name) for name in given]
+            subprocess.run([sys.executable, "-c", source, *files], check=True, capture_output=True)
         case "python" | "python3" if arguments[0] == "-m":
             assert importlib.util.find_spec(arguments[1]), f"{fence}: there is no module {arguments[1]}"
         case "python" | "python3":
@@ -223,6 +227,9 @@ def verify_manage(arguments: list[str], fence: Fence, folder: Path, broken: set[
     command = app if isinstance(app, BaseCommand) else load_command_class(app, name)
     rest = [str(folder / word) if (folder / word).is_file() else word for word in rest]
     rest = [re.sub(r"^\$\w+$", ANY_ID, word) for word in rest]
+    if "--output" in rest:
+        place = rest.index("--output") + 1
+        rest[place] = str(folder / rest[place])
     try:
         command.create_parser("manage.py", name).parse_args(rest)
     except CommandError as error:

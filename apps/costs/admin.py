@@ -14,6 +14,7 @@ from unfold.contrib.filters.admin import FieldTextFilter
 from apps.costs import (  # noqa: F401  (they register what they show)
     admin_alerts,
     admin_budgets,
+    admin_exports,
     admin_external,
     admin_ledger,
     admin_prices_now,

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import uuid
 import zoneinfo
 from dataclasses import dataclass
 from typing import Any
+
+from apps.tenants.models import Tenant
+
+
+class CannotExport(Exception):
+    """There is nothing to export; the text says why, for a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +53,29 @@ class Extract:
 
     def centre_sql(self) -> dict[str, str]:
         return {"centre": "''", "join": ""}
+
+
+def extract_of(tenant: Tenant, period: str, *, now: dt.datetime) -> Extract:
+    """A tenant's month ("2026-10") as it is now. Raises CannotExport for what is no month, or has not begun."""
+    found = re.fullmatch(r"(2[0-9]{3})-(0[1-9]|1[0-2])", period)
+    if not found:
+        raise CannotExport(f'"{period}" is not a month such as 2026-10.')
+    first = dt.date(int(found[1]), int(found[2]), 1)
+    after = (first + dt.timedelta(days=31)).replace(day=1)
+    # In UTC, because two moments of one zone compare by their clock faces.
+    starts_at, ends_at = (dt.datetime.combine(d, dt.time(), tenant.zone).astimezone(dt.UTC) for d in (first, after))
+    if starts_at > now:
+        raise CannotExport(f"{period} has not begun for {tenant.slug}: it does at {_text(starts_at)}.")
+    return Extract(
+        tenant_id=tenant.pk,
+        tenant_slug=tenant.slug,
+        tenant_name=tenant.name,
+        time_zone=tenant.time_zone,
+        period=period,
+        starts_at=starts_at,
+        ends_at=ends_at,
+        is_closed=False,
+    )
 
 
 def _text(moment: dt.datetime) -> str:

@@ -67,11 +67,11 @@ class Book:
 _SUMS = """
     SELECT grouping(e.kind), grouping(e.centre), grouping(e.model), grouping(e.agent), grouping(e.subject),
         grouping(e.day),
-        e.centre, e.kind, e.model, e.agent, e.subject, e.day::text, count(*), sum(e.input_tokens)::bigint,
+        e.centre, e.kind, e.model, e.agent, e.subject, e.day, count(*), sum(e.input_tokens)::bigint,
         sum(e.output_tokens)::bigint, trim_scale(sum(e.quantity)), sum(e.amount)::bigint
     FROM (
         SELECT l.kind, l.model, l.agent, coalesce(l.subject_id::text, '') AS subject,
-            (l.at AT TIME ZONE %(zone)s)::date AS day, {centre} AS centre,
+            to_char(l.at AT TIME ZONE %(zone)s, 'YYYY-MM-DD') AS day, {centre} AS centre,
             l.input_tokens, l.output_tokens, l.quantity, l.amount
         FROM costs_ledgerentry l {join}
         WHERE l.tenant_id = %(tenant_id)s AND l.at >= %(starts_at)s AND l.at < %(ends_at)s

@@ -1,5 +1,6 @@
 from apps.costs.models.alert import BudgetAlert, Cause
 from apps.costs.models.budget import Budget, BudgetPeriod, Enforcement, Period, Scope
+from apps.costs.models.export import StatementExport
 from apps.costs.models.external import ExternalEvent, ExternalReservation, run_id
 from apps.costs.models.ledger import Kind, LedgerEntry
 from apps.costs.models.price import Price
@@ -38,6 +39,7 @@ __all__ = [
     "RolledTenant",
     "RollupPosition",
     "Scope",
+    "StatementExport",
     "SubjectTotal",
     "SwarmTotal",
     "UsageTotal",
