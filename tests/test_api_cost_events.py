@@ -7,10 +7,12 @@ import uuid
 from typing import Any
 
 import pytest
+from django.db import IntegrityError
 from django.utils import timezone
 
 from apps.audit.models import AuditEntry
 from apps.costs import consistency
+from apps.costs.grouping import By, labels
 from apps.costs.models import BudgetPeriod, ExternalEvent, LedgerEntry, Price, run_id
 from apps.costs.reserving import reserve
 from apps.events.models import Event
@@ -366,8 +368,6 @@ def test_queries_do_not_grow_with_the_rows(
 
 
 def test_an_id_is_unique_in_the_database(acme: Tenant) -> None:
-    from django.db import IntegrityError
-
     now = timezone.now()
     fields = {
         "tenant_id": acme.pk,
@@ -380,3 +380,10 @@ def test_an_id_is_unique_in_the_database(acme: Tenant) -> None:
     ExternalEvent.objects.create(**fields)
     with pytest.raises(IntegrityError):
         ExternalEvent.objects.create(**fields)
+
+
+def test_a_run_elsewhere_has_its_name_where_swarms_have_theirs(send: Caller, acme: Tenant) -> None:
+    send.post(PATH, event(run="crew-7"))
+    run = str(run_id(acme.pk, "crew-7"))
+    assert labels(By.SWARM, [run, str(uuid.uuid4())]) == {run: "crew-7 (elsewhere)"}
+    assert labels(By.SWARM, []) == {}

@@ -105,6 +105,9 @@ def _budget(verb: str, data: Mapping[str, Any]) -> Sentence | None:
         tone = "bad" if level >= 100 and data.get("enforcement") == "hard" else "wait"
         return Sentence("savings", tone, f"Budget {name} reached {level} %{spent}")
     if verb == "overage" and isinstance(data.get("excess"), int):
+        if data.get("external_events"):
+            text = f"Agents elsewhere spent {usd_label(data['excess'])} more than budget {name} had left"
+            return Sentence("savings", "bad", text)
         return Sentence("savings", "bad", f"A provider billed {usd_label(data['excess'])} more than was reserved")
     return None
 

@@ -342,10 +342,16 @@ def _announce_overage(
     now: dt.datetime,
 ) -> None:
     """One ``budget.overage`` event for each period that had less left than these events cost."""
+    if not excess:
+        return
     keys = {period_id: key for key, period_id in ids.items() if period_id in excess}
+    over: dict[int, list[_Charge]] = {period_id: [] for period_id in sorted(excess)}
+    for charge, period_ids in zip(charges, periods, strict=True):
+        for period_id in period_ids:
+            if period_id in over:
+                over[period_id].append(charge)
     announced = []
-    for period_id, beyond in sorted(excess.items()):
-        of = [charge for charge, watching in zip(charges, periods, strict=True) if period_id in watching]
+    for period_id, of in over.items():
         key = keys[period_id]
         data = {
             "budget_id": str(key.budget_id),
@@ -354,7 +360,7 @@ def _announce_overage(
             "holder": key.holder,
             "external_events": len(of),
             "billed": sum(charge.costed.amount for charge in of),
-            "excess": beyond,
+            "excess": excess[period_id],
         }
         announced.append(events.NewEvent("budget.overage", of[0].tenant_id, None, None, data))
         log.warning("budget_overage", tenant_id=str(of[0].tenant_id), **data)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 
+from django.db import connection
+
 from apps.costs.models import Kind
 from apps.privacy.models import DataSubject
 from apps.tenants.models import Tenant
@@ -36,9 +38,25 @@ def register_labels(by: By, names: Names) -> None:
 
 
 def labels(by: By, keys: Collection[str]) -> Mapping[str, str]:
-    """What to call these keys; those that nothing is known of are left out. At most one query."""
+    """What to call these keys; those that nothing is known of are left out. One query; two for swarms."""
     names = _LABELS.get(by)
-    return names(keys) if names and keys else {}
+    found = dict(names(keys)) if names and keys else {}
+    if by == By.SWARM and (unnamed := [key for key in keys if key not in found]):
+        found |= _runs_elsewhere(unnamed)
+    return found
+
+
+def _runs_elsewhere(keys: Collection[str]) -> Mapping[str, str]:
+    """The names of runs elsewhere, which only their ledger entries know."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT k.id, l.run FROM unnest(%s::uuid[]) AS k (id)
+            JOIN LATERAL (SELECT run FROM costs_ledgerentry WHERE swarm_id = k.id LIMIT 1) AS l ON l.run <> ''
+            """,
+            [list(keys)],
+        )
+        return {str(id): f"{run} (elsewhere)" for id, run in cursor}
 
 
 def _tenants(keys: Collection[str]) -> Mapping[str, str]:
