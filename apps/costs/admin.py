@@ -27,6 +27,7 @@ from apps.tenants.admin_scoping import TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission
 from portal.admin import ReadOnly
 from portal.admin_columns import (
+    NOTHING,
     reference_column,
     short_column,
     usd_column,
@@ -61,13 +62,19 @@ class ReservationAdmin(ReadOnly, TenantModelAdmin):
     )
     call = short_column("id", "Call")
     tenant_name = reference_column("tenant_id", "Tenant")
-    swarm = reference_column("swarm_id", "Swarm")
     task = reference_column("task_id", "Task")
     attempt = short_column("attempt_id", "Attempt")
     amount_usd = usd_column("amount", "Amount")
     amount_exact = usd_exact("amount", "Amount")
     made = when_column("created_at", "Reserved")
     ends = when_column("expires_at", "Lease ends")
+
+    @admin.display(description="Swarm")
+    def swarm(self, row: Reservation) -> Any:
+        """Empty for a run elsewhere, which has a name and no page."""
+        return NOTHING if row.run else self._swarm(row)
+
+    _swarm = reference_column("swarm_id", "Swarm")
 
 
 @admin.register(Price)

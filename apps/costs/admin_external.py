@@ -76,7 +76,7 @@ class ExternalReservationAdmin(ReadOnly, TenantModelAdmin):
     read_permission = Permission.COST_READ
     huge = True
     references = {"tenant_id": "tenants.Tenant"}
-    list_display = ("call", "tenant_name", "agent", "model", "run", "amount_usd", "state", "charged", "lease", "made")
+    list_display = ("call", "tenant_name", "run", "agent", "amount_usd", "state", "charged", "lease", "made")
     list_filter = (TenantFilter, ("created_at", DateRangeFilter))
     search_fields = ("agent", "model", "run")
     search_help_text = "Id of a reservation, name of an agent, model or run"

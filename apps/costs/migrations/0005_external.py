@@ -26,6 +26,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'reservation',
+                'verbose_name_plural': 'calls elsewhere',
                 'ordering': ['-id'],
             },
         ),
@@ -54,6 +55,8 @@ class Migration(migrations.Migration):
                 ('entry_id', models.BigIntegerField(default=0)),
             ],
             options={
+                'verbose_name': 'cost from elsewhere',
+                'verbose_name_plural': 'costs from elsewhere',
                 'ordering': ['-id'],
                 'constraints': [models.UniqueConstraint(fields=('tenant_id', 'event_id'), name='external_event_charged_once'), models.CheckConstraint(condition=models.Q(('amount__gte', 0), ('overage__gte', 0)), name='external_event_not_negative')],
             },

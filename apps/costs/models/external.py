@@ -48,6 +48,8 @@ class ExternalEvent(models.Model):
     objects = ExternalEventQuerySet.as_manager()
 
     class Meta:
+        verbose_name = "cost from elsewhere"
+        verbose_name_plural = "costs from elsewhere"
         ordering: ClassVar = ["-id"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["tenant_id", "event_id"], name="external_event_charged_once"),
@@ -88,6 +90,7 @@ class ExternalReservation(models.Model):
 
     class Meta:
         verbose_name = "reservation"
+        verbose_name_plural = "calls elsewhere"
         ordering: ClassVar = ["-id"]
 
     def __str__(self) -> str:
