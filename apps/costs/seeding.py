@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 from psycopg.copy import QueuedLibpqWriter
 
 from apps.costs import rollups
@@ -64,6 +64,10 @@ _NO_TOKENS = "\t0\t0\t0\t0\t\\N\t\\N\t\\N\t\\N"
 """Of a row: its model, tokens and rates, where it has none."""
 
 
+class CannotSeed(Exception):
+    """The ledger cannot take this history; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much history: ``rows`` entries over the ``days`` that end with ``last``."""
@@ -92,12 +96,17 @@ class _Seeded:
 def seed(plan: Plan, *, progress: Callable[[str, int, int], None], now: dt.datetime) -> None:
     """Makes tenants, partitions, entries and their roll-ups. ``progress(what, done, of)`` is told how it goes.
 
-    What is interrupted leaves whole entries, which are rolled up with the next ones. Raises DatabaseError when entries
-    of these months lie in the default partition.
+    What is interrupted leaves whole entries, which are rolled up with the next ones. Raises CannotSeed.
     """
     rng = random.Random(plan.seed)
     months = (plan.last.year - plan.first.year) * 12 + plan.last.month - plan.first.month
-    make_partitions(LedgerEntry, today=plan.first, ahead=months + 1)
+    try:
+        with transaction.atomic():
+            make_partitions(LedgerEntry, today=plan.first, ahead=months)
+    except IntegrityError as error:
+        raise CannotSeed(
+            f"The ledger's default partition holds entries of {plan.first:%Y-%m} or later: no partition can be made."
+        ) from error
     tenants = _make_tenants(plan, rng)
     corrections = plan.rows // 1000
     done = 0

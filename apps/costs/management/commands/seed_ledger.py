@@ -18,6 +18,7 @@ MOST_ROWS = 100_000_000
 
 
 class Command(commands.Command):
+    refusals = (seeding.CannotSeed,)
     help = (
         "Fills the ledger with a made-up history of tenants of its own (seeded-0001 is the largest), for benchmarks "
         "and for trying reports out. Entries can never be deleted again, so it refuses a ledger that is in use."
