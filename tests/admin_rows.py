@@ -33,7 +33,7 @@ from apps.execution.models import Archive, Attempt, Runner, Tick
 from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
 from apps.providers.models import Provider, Region
-from apps.swarms.models import Agent, Holding, Step, Swarm, Task
+from apps.swarms.models import Agent, AgentOverride, Holding, Step, Swarm, Task
 from apps.tenants.models import ApiToken, Membership, Tenant, User
 from apps.tenants.roles import Role
 from portal.money import NANO
@@ -130,6 +130,7 @@ def make_rows(tenant: Tenant, count: int) -> None:
             effective_from=now - dt.timedelta(hours=n + 1),
             note=f"{name}-rate",
         )
+        AgentOverride.objects.create(tenant=tenant, agent=f"{name}-agent", max_replicas=2, note=f"{name}-note")
         Holding.objects.create(swarm=swarm, tenant=tenant, agents=2, memory_gb=4, cpu=1, since=now, until=now)
         Event.objects.create(
             kind="task.failed", tenant_id=tenant.pk, swarm_id=swarm.pk, task_id=task.pk, data={"name": name}

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.django_db
 ADMINS: dict[type[models.Model], Any] = dict(admin.site._registry)
 REGISTERED = sorted(ADMINS, key=lambda model: model._meta.label)
 SHOWN_ON_ANOTHER_PAGE = {
+    "costs.Advice",
     "providers.Region",
     # Sums that the report shows.
     *(f"costs.{kind}Total" for kind in ("Day", "Hour", "Swarm", "Subject", "Usage")),
@@ -188,7 +189,7 @@ def test_an_object_that_is_not_there_leads_back(root: Client) -> None:
 
 # -- and everybody else ------------------------------------------------------------------------------------------------
 
-ACCRUAL = {"costs.Rate", "swarms.Holding"}
+ACCRUAL = {"costs.Rate", "swarms.Holding", "swarms.AgentOverride"}
 OPENS = {
     "finance": {
         "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",

@@ -1,4 +1,4 @@
-"""The finance user in a real browser: what-if and rates, light and dark, on a desk and on a phone.
+"""The finance user in a real browser: what-if, advice and rates, light and dark, on a desk and on a phone.
 
 ``SCREENSHOTS=/some/folder python -m pytest tests/test_browser_saving.py`` keeps pictures to look at.
 """
@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from apps.costs.advising import refresh
 from apps.costs.entries import NewEntry, write
 from apps.costs.models import Kind, Rate
+from apps.providers.models import Provider
+from apps.swarms.models import AgentOverride
 from apps.tenants.models import Tenant, User
 from portal.money import NANO
 from tests.browser import OpenTab, Tab, chromium, db, tab, web, web_of_module
+from tests.test_advice import NOW as ADVISED
+from tests.test_advice import idle_swarms, short_calls
 from tests.test_whatif import LARGE, NOON, SMALL, call, prices
 
 pytestmark = [pytest.mark.browser]
@@ -70,4 +75,32 @@ def test_finance_looks_at_rates(tab: OpenTab, finance: User, spent: None, width:
         window.page.goto(f"{window.web.url}/admin/costs/rate/{path}")
         picture(window, f"rates-{path.strip('/')[:3]}-{width}{'-dark' * dark}")
         assert window.overflow() == 0
+    assert window.complaints == []
+
+
+@pytest.mark.parametrize(("width", "dark"), SIZES)
+def test_finance_acts_on_advice(
+    tab: OpenTab, finance: User, acme: Tenant, prices: None, width: int, dark: bool
+) -> None:  # C8
+    finance.is_staff = True
+    finance.save()
+    Provider.objects.create(name="simulated")
+    short_calls(acme)
+    idle_swarms(acme)
+    assert refresh(now=ADVISED) == 3
+    window = tab(finance, width=width, dark=dark)
+    window.page.goto(f"{window.web.url}/admin/costs/advice/")
+    picture(window, f"advice-{width}{'-dark' * dark}")
+    assert window.overflow() == 0
+    window.page.click("button:has-text('Use the cheaper model')")
+    window.page.wait_for_selector("text=Done.")
+    assert AgentOverride.objects.get().model == SMALL
+    window.page.locator("[name=reason]").first.fill("They are needed at the end of the month.")
+    window.page.locator("button:has-text('Dismiss')").first.click()
+    window.page.wait_for_selector("text=They are needed at the end of the month.")
+    picture(window, f"advice-decided-{width}{'-dark' * dark}")
+    window.page.goto(f"{window.web.url}/admin/swarms/agentoverride/")
+    window.page.wait_for_selector("text=simulated:small")
+    picture(window, f"overrides-{width}{'-dark' * dark}")
+    assert window.overflow() == 0
     assert window.complaints == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import django_filters
 from django.db.models import QuerySet
 
-from apps.costs.models import Budget, Enforcement, Period, Scope
+from apps.costs.models import Advice, AdviceKind, AdviceStatus, Budget, Enforcement, Period, Scope
 from apps.swarms.models import Priority, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import SwarmQuerySet
 
@@ -39,6 +39,16 @@ class TaskFilter(django_filters.FilterSet):
     class Meta:
         model = Task
         fields = ["status", "step", "agent"]
+
+
+class AdviceFilter(django_filters.FilterSet):
+    tenant = django_filters.CharFilter(field_name="tenant__slug", help_text="Slug of a tenant.")
+    kind = django_filters.ChoiceFilter(choices=AdviceKind.choices)
+    status = django_filters.ChoiceFilter(choices=AdviceStatus.choices)
+
+    class Meta:
+        model = Advice
+        fields = ["tenant", "kind", "status"]
 
 
 class BudgetFilter(django_filters.FilterSet):

@@ -2,6 +2,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from apps.api.views.advice import AdviceList
 from apps.api.views.base import Nowhere
 from apps.api.views.budgets import BudgetDetail, Budgets
 from apps.api.views.cost_events import CostEvents
@@ -46,6 +47,7 @@ v1 = [
     path("budgets/<uuid:id>/", BudgetDetail.as_view(), name="budget"),
     path("costs/ledger/", Ledger.as_view(), name="ledger"),
     path("costs/report/", CostReport.as_view(), name="cost-report"),
+    path("costs/advice/", AdviceList.as_view(), name="cost-advice"),
     path("costs/events/", CostEvents.as_view(), name="cost-events"),
     path("costs/reservations/", Reservations.as_view(), name="reservations"),
     path("costs/reservations/<uuid:id>/", ReservationDetail.as_view(), name="reservation"),

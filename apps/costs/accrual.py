@@ -16,7 +16,8 @@ the bytes of that later moment, since nobody measured in between:
 
 Each entry is rounded up once, to a whole nano-dollar; its ``quantity`` is rounded to nine decimals for reading. An hour
 is cut where a rate changes and at the tenant's midnight. An entry's time is the start of its part of the hour, so that
-it falls on the local day and into the month in which the time it charges for began, in any time zone.
+it falls on the local day and into the month in which the time it charges for began, in any time zone. Where that month
+is closed, it is booked later, with a note.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ import datetime as dt
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import pairwise
 
 from django.db import connection, transaction
 
+from apps.costs.booking import bookings
 from apps.costs.entries import NewEntry, write
 from apps.costs.models import AccruedHour, Accruing, Kind, Rate
 from apps.tenants.models import Tenant
@@ -224,6 +226,7 @@ def _accrue_hour(
             entries = infrastructure(held, book, _zones({each.tenant_id for each in held}), hour)
         else:
             entries = storage(kept, book, _zones({tenant_id for tenant_id, _ in kept}), hour)
+        entries = _booked(entries, now=now)
         write(entries, now=now)
         AccruedHour.objects.filter(pk=row[0]).update(entries=len(entries), amount=sum(e.amount for e in entries))
     return entries
@@ -280,6 +283,15 @@ def storage(
                     )
                 )
     return entries
+
+
+def _booked(entries: Sequence[NewEntry], *, now: dt.datetime) -> list[NewEntry]:
+    """The entries at the time when they can be booked: later, with a note, where their month is closed already."""
+    times = bookings([(entry.tenant_id, entry.at or now) for entry in entries], now=now)
+    return [
+        entry if booked.at == entry.at else replace(entry, at=booked.at, note=f"{entry.note} {booked.note}".strip())
+        for entry, booked in zip(entries, times, strict=True)
+    ]
 
 
 def _measure() -> dict[tuple[uuid.UUID, str], int]:

@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import FieldTextFilter
 
 from apps.costs import (  # noqa: F401  (they register what they show)
+    admin_advice,
     admin_alerts,
     admin_budgets,
     admin_exports,

@@ -7,7 +7,7 @@ import uuid
 import structlog
 from django.utils import timezone
 
-from apps.costs import accrual, rollups
+from apps.costs import accrual, advising, rollups
 
 log = structlog.get_logger(__name__)
 
@@ -30,3 +30,10 @@ def accrue_costs() -> dict[str, int]:
 def rebuild_rollups(tenant_id: str) -> int:
     """Counts a tenant's days in the time zone that it has now; how many ledger entries were read."""
     return rollups.rebuild_tenant(uuid.UUID(tenant_id), now=timezone.now())
+
+
+def find_advice() -> int:
+    """Pieces of advice that are open now."""
+    found = advising.refresh(now=timezone.now())
+    log.info("advice_found", open=found)
+    return found

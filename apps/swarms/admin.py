@@ -17,7 +17,7 @@ from unfold.enums import ActionVariant
 
 from apps.costs.models import LedgerEntry
 from apps.swarms import admin_acts as acts
-from apps.swarms import admin_pool  # noqa: F401  (registers the pool)
+from apps.swarms import admin_overrides, admin_pool  # noqa: F401  (they register what they show)
 from apps.swarms.models import Agent, Step, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import SWARM_TERMINAL
 from apps.tenants.admin_scoping import TenantFilter, TenantModelAdmin
@@ -94,7 +94,7 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
         ("Asked of the pool", {"fields": ("agents_asked", "memory_gb_asked", "cpu_asked", "holds_resources")}),
         ("Queue", {"fields": ("queue_reason", "queue_position", "starts")}),
         ("Who and when", {"fields": ("submitter", "subject", "created", "queued", "started", "finished")}),
-        ("Spec", {"fields": ("spec_text",), "classes": ["collapse"]}),
+        ("Spec", {"fields": ("overridden", "spec_text"), "classes": ["collapse"]}),
     )
     status_label = status_column("status", "Status", SWARM_TONES)
     priority_label = status_column("priority", "Priority", PRIORITY_TONES)
@@ -108,6 +108,7 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     finished = when_column("finished_at", "Finished")
     starts = when_column("estimated_start", "Estimated start")
     spec_text = json_column("spec", "As submitted")
+    overridden = json_column("overrides", "Changed by agent overrides")
 
     def prepared(self, request: HttpRequest, rows: Iterable[Any]) -> list[Any]:
         prepared = super().prepared(request, rows)

@@ -9,9 +9,10 @@ class SwarmsConfig(AppConfig):
 
     def ready(self) -> None:
         from apps.costs.grouping import By, register_labels
-        from apps.swarms import metering
+        from apps.swarms import metering, saving
 
         metering.register()
+        saving.register()
         register_labels(By.SWARM, self.names)
 
     @staticmethod

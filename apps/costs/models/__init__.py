@@ -1,3 +1,4 @@
+from apps.costs.models.advice import Advice, AdviceKind, AdviceStatus
 from apps.costs.models.alert import BudgetAlert, Cause
 from apps.costs.models.budget import Budget, BudgetPeriod, Enforcement, Period, Scope
 from apps.costs.models.export import StatementExport
@@ -20,6 +21,9 @@ from apps.costs.models.rollup import (
 __all__ = [
     "AccruedHour",
     "Accruing",
+    "Advice",
+    "AdviceKind",
+    "AdviceStatus",
     "Budget",
     "BudgetAlert",
     "BudgetPeriod",

@@ -18,6 +18,7 @@ from apps.privacy.models import DataSubject
 from apps.providers.models import Provider
 from apps.swarms import runtimes
 from apps.swarms.models import Agent, ResourcePool, Step, Swarm, Task
+from apps.swarms.overriding import override
 from apps.swarms.resources import Resources
 from apps.swarms.spec_errors import Found, Suggestions, listed
 from apps.swarms.specs import AgentSpec, SwarmSpec, examine
@@ -52,6 +53,7 @@ def submit(
     if not tenant.is_active:
         raise CannotSubmit(f"The tenant {tenant.slug} is not active: it can submit nothing new.")
     examined = examine(source)
+    overridden = override(examined, tenant)
     taken = {problem.path for problem in examined.found}
     here = _problems_here(examined.agents, tenant, now)
     if examined.spec:
@@ -59,7 +61,7 @@ def submit(
     examined.found += [problem for problem in here if problem.path not in taken]
     spec = examined.verify()
     with transaction.atomic():
-        return _write(spec, examined.data, tenant, by, user, now)
+        return _write(spec, examined.data, overridden, tenant, by, user, now)
 
 
 def asks(spec: SwarmSpec) -> Resources:
@@ -145,7 +147,13 @@ def _problems_of_size(spec: SwarmSpec, tenant: Tenant) -> list[Found]:
 
 
 def _write(
-    spec: SwarmSpec, data: Mapping[str, Any], tenant: Tenant, by: Principal, user: User | None, now: dt.datetime
+    spec: SwarmSpec,
+    data: Mapping[str, Any],
+    overridden: Mapping[str, Any],
+    tenant: Tenant,
+    by: Principal,
+    user: User | None,
+    now: dt.datetime,
 ) -> Swarm:
     asked = asks(spec)
     items = [task.items for task in spec.tasks]
@@ -155,6 +163,7 @@ def _write(
         priority=spec.priority_value,
         # People are known by their pseudonym alone wherever data is kept for long.
         spec={key: value for key, value in data.items() if key != "end_user"},
+        overrides=dict(overridden),
         subject_id=DataSubject.objects.pseudonym(tenant.pk, spec.end_user) if spec.end_user else None,
         submitted_by=user,
         estimated_duration_s=spec.estimated_duration_s,
@@ -203,6 +212,8 @@ def _write(
         "tasks": swarm.tasks_total,
         "budget_usd": None if spec.budget_usd is None else f"{spec.budget_usd:f}",
     }
+    if overridden:
+        facts["overrides"] = dict(overridden)
     emit([NewEvent("swarm.submitted", tenant.pk, swarm.pk, data=facts)], now=now)
     trail.record(by, Permission.SWARM_CREATE, swarm, tenant_id=tenant.pk, details=facts)
     notify(Channel.ADMIT)

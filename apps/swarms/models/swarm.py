@@ -100,6 +100,9 @@ class Swarm(models.Model):
     )
     priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
     spec = models.JSONField()
+    overrides = models.JSONField(
+        default=dict, blank=True, editable=False, help_text="By agent, what the tenant's overrides changed in the spec."
+    )
     subject_id = models.UUIDField(null=True, blank=True, help_text="Pseudonym of the person this run is for.")
     submitted_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     estimated_duration_s = models.PositiveIntegerField(null=True, blank=True)
