@@ -118,6 +118,7 @@ _EMPTIED = (
     "execution_tick",
     "execution_runner",
     "providers_provider",
+    "costs_accruedhour",
 )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import html
+import re
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import transaction
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
@@ -111,7 +114,8 @@ def idle_swarms(tenant: Tenant, count: int = 5, replicas: int = 10, peak: int = 
                 id=uuid4(), task=task, number=1, started_at=began, finished_at=began + H, outcome="succeeded"
             )
         swarm.tasks.update(status="succeeded", lease_token=None)
-        ResourcePool.objects.give_back([swarm], now=start + DAY)
+        with transaction.atomic():
+            ResourcePool.objects.give_back([swarm], now=start + DAY)
         Swarm.objects.filter(pk=swarm.pk).update(status="succeeded")
     accrue(now=NOW + H)
 
@@ -289,6 +293,10 @@ def test_finance_sees_advice_and_acts_on_it(advice: Advice, finance: User, acme:
     for shown in ("$2.25 a month", "Simple work on a dear model", "240 ledger entries", "Use the cheaper model"):
         assert shown in text, shown
     assert str(advice.sample_ids[0]) in text
+    ledger = re.search(r'href="(/admin/costs/ledgerentry/\?[^"]+)"', text)
+    assert ledger
+    rows = client.get(html.unescape(ledger[1])).content.decode()
+    assert "$2.50" in rows  # 240 calls of just over a cent, and nothing else
     assert "$2.25" in client.get("/admin/").content.decode()
     assert "Done." in post(client, do="act", advice=str(advice.pk))
     assert AgentOverride.objects.get().model == SMALL

@@ -114,6 +114,10 @@ def _effect(advice: Advice, what: str) -> str:
     )
 
 
+def _replicas(count: int) -> str:
+    return f"{count:,} replica{'s' * (count != 1)}"
+
+
 USE_CHEAPER = Act(
     "Use the cheaper model",
     lambda advice: _effect(advice, f"use {advice.facts['new_model']}"),
@@ -121,7 +125,7 @@ USE_CHEAPER = Act(
 )
 SCALE_DOWN = Act(
     "Scale down",
-    lambda advice: _effect(advice, f"get {advice.facts['new_replicas']} replicas at most"),
+    lambda advice: _effect(advice, f"get {_replicas(advice.facts['new_replicas'])} at most"),
     lambda advice, by: _override(advice, by, max_replicas=int(advice.facts["new_replicas"])),
 )
 SHRINK_POOL = Act(
