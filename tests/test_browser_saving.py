@@ -26,7 +26,9 @@ from tests.test_whatif import LARGE, NOON, SMALL, call, prices
 pytestmark = [pytest.mark.browser]
 __all__ = ["chromium", "db", "prices", "tab", "web", "web_of_module"]
 
-SIZES = [(1280, False), (1280, True), (390, False), (390, True)]
+SIZES = [(1280, False), (390, True)]
+if os.environ.get("SCREENSHOTS"):
+    SIZES += [(1280, True), (390, False)]
 
 
 def picture(window: Tab, name: str) -> None:
@@ -68,7 +70,7 @@ def test_finance_asks_what_if(tab: OpenTab, finance: User, spent: None, width: i
     assert window.complaints == []
 
 
-@pytest.mark.parametrize(("width", "dark"), [SIZES[0], SIZES[3]])
+@pytest.mark.parametrize(("width", "dark"), SIZES[:2])
 def test_finance_looks_at_rates(tab: OpenTab, finance: User, spent: None, width: int, dark: bool) -> None:
     window = tab(finance, width=width, dark=dark)
     for path in ("", "add/", f"{Rate.objects.get().pk}/change/"):
