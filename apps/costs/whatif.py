@@ -318,6 +318,7 @@ class _Capping:
     def __init__(self, scenario: Scenario, start: dt.datetime) -> None:
         self._cap = scenario.cap
         self._spent: dict[str, int] = defaultdict(int)
+        self._keys: dict[dt.date, str] = {}
         self._refused: set[uuid.UUID | int] = set()
         self.refusals: dict[str, Refusals] = {}
         if self._cap and self._cap.per == Period.MONTHLY and scenario.first.day > 1:
@@ -338,7 +339,9 @@ class _Capping:
             return True
         if not row.is_call:
             return False
-        key = row.day.isoformat() if self._cap.per == Period.DAILY else f"{row.day:%Y-%m}"
+        key = self._keys.get(row.day) or self._keys.setdefault(
+            row.day, row.day.isoformat() if self._cap.per == Period.DAILY else f"{row.day:%Y-%m}"
+        )
         if row.kind == Kind.LLM and self._spent[key] + amount > self._cap.limit:
             self._refused.add(row.id)
             if row.reservation_id:
