@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 import threading
 import uuid
 import zoneinfo
@@ -295,6 +296,45 @@ def test_a_large_tenants_days_are_counted_anew_by_a_job_asked_once(
     assert OrmQ.objects.count() == 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.django_db
+def test_the_dearest_swarms_are_those_that_cost_the_most(acme: Tenant, rival: Tenant, seed: int) -> None:
+    """Most swarms have one day, some have several, in any order of days; some lie in part behind the position."""
+    chance = random.Random(seed)
+    owed: dict[uuid.UUID, dict[dt.date, int]] = defaultdict(lambda: defaultdict(int))
+    rows = []
+    for n in range(60):
+        swarm, days = uuid.UUID(int=n + 1), chance.choice([1, 1, 1, 2, 4])
+        for _ in range(days * chance.randint(1, 2)):
+            day, amount = dt.date(2026, 11, chance.randint(1, 20)), chance.randint(-5, 30)
+            at = dt.datetime.combine(day, dt.time(12), acme.zone)
+            rows.append(entry(chance.choice([acme, acme, rival]), amount, swarm_id=swarm, at=at))
+    chance.shuffle(rows)
+    ids = write(rows, now=NOW)
+    for place in (20, 50, len(rows) - 15):
+        rollups.roll(now=NOW, upto=ids[place])
+    for tenants in (None, {acme.pk}):
+        for first, last in ((1, 20), (5, 9), (7, 7)):
+            owed.clear()
+            for row in rows:
+                zone = acme.zone if row.tenant_id == acme.pk else rival.zone
+                assert row.at
+                assert row.swarm_id
+                day = row.at.astimezone(zone).date()
+                if first <= day.day <= last and (tenants is None or row.tenant_id in tenants):
+                    owed[row.swarm_id][day] += row.amount
+            sums = {str(swarm): sum(days.values()) for swarm, days in owed.items()}
+            dearest = sorted(sums, key=lambda swarm: (-sums[swarm], swarm))
+            span = (dt.date(2026, 11, first), dt.date(2026, 11, last))
+            for top in (1, 3, 10, 100):
+                found = reports.grouped(tenants, *span, By.SWARM, top=top)
+                assert [(g.key, g.amount) for g in found.groups] == [(key, sums[key]) for key in dearest[:top]]
+                assert found.others == max(len(sums) - top, 0)
+                assert found.amount == sum(sums.values())
+                assert (found.rest.amount if found.rest else 0) == sum(sums[key] for key in dearest[top:])
+    assert consistency.rollups_differ_from_ledger() == []
+
+
 @given(st.dates(dt.date(2024, 1, 1), dt.date(2027, 12, 31)), st.integers(0, 800))
 def test_spans_are_the_days_once_each(first: dt.date, length: int) -> None:
     last = first + dt.timedelta(days=length)
@@ -350,6 +390,16 @@ def test_an_entry_counted_in_a_wrong_hour_is_found_by_the_complete_check(rolled:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE costs_hourtotal SET hour = hour + interval '1 hour' WHERE kind = 'storage'")
     assert {gap.table for gap in consistency.rollups_differ_from_ledger()} == {"costs_hourtotal"}
+
+
+@pytest.mark.django_db
+def test_a_swarm_with_two_first_days_is_found_by_the_complete_check(acme: Tenant) -> None:
+    write([entry(acme, swarm_id=SWARMS[0], at=NOW - n * dt.timedelta(days=1)) for n in range(3)], now=NOW)
+    rollups.roll(now=NOW, upto=LedgerEntry.objects.latest("id").pk)
+    assert consistency.rollups_differ_from_ledger() == []
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE costs_swarmtotal SET further = false")
+    assert {gap.table for gap in consistency.rollups_differ_from_ledger()} == {"costs_swarmtotal"}
 
 
 def test_the_command_tells_what_differs_and_rebuilds(

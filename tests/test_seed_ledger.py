@@ -55,9 +55,9 @@ def test_the_history_is_whole_and_looks_like_one(own_database: str) -> None:
 def test_every_call_costs_what_its_rates_say(own_database: str) -> None:
     seed(rows=1000, tenants=2, days=3)
     for row in LedgerEntry.objects.filter(kind=Kind.LLM):
-        assert (
-            row.input_per_mtok is not None and row.output_per_mtok is not None and row.cache_read_per_mtok is not None
-        )
+        assert row.input_per_mtok is not None
+        assert row.output_per_mtok is not None
+        assert row.cache_read_per_mtok is not None
         owed = (row.input_tokens - row.cache_read_tokens) * row.input_per_mtok
         owed += row.cache_read_tokens * row.cache_read_per_mtok + row.output_tokens * row.output_per_mtok
         assert row.amount == -(-owed // MTOK)

@@ -48,7 +48,6 @@ class Source:
     has_months: bool = True
     day: str = "start"
     amount: str = "amount"
-    has_many: bool = False
 
     def lines(self, tenants: Tenants, first: dt.date, last: dt.date, tail: Tail, where: str = "true") -> str:
         """SQL of rows (key, amount, entries, tokens) of these days, roll-ups and tail, to be run with its params.
@@ -73,8 +72,8 @@ class Source:
 _ALL_KINDS = "llm + infrastructure + storage + adjustment"
 SOURCES: dict[By, Source] = {
     By.TENANT: Source("costs_daytotal", "tenant_id", "uuid", False, "day", _ALL_KINDS),
-    By.USER: Source("costs_subjecttotal", "subject_id", "uuid", has_many=True),
-    By.SWARM: Source("costs_swarmtotal", "swarm_id", "uuid", has_months=False, has_many=True),
+    By.USER: Source("costs_subjecttotal", "subject_id", "uuid"),
+    By.SWARM: Source("costs_swarmtotal", "swarm_id", "uuid", has_months=False),
     By.AGENT: Source("costs_usagetotal", "nullif(agent, '')"),
     By.MODEL: Source("costs_usagetotal", "nullif(model, '')"),
     By.KIND: Source("costs_usagetotal", "counts_as"),

@@ -13,7 +13,7 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.db import connection, transaction
 
@@ -261,9 +261,8 @@ def _dearest(
     tail = Tail(tenants, first, last)
     source = SOURCES[by]
     lines = source.lines(tenants, first, last, tail)
-    # Where there may be hundreds of thousands of groups, they are ranked by one sum: each further one takes as long.
-    if source.has_many:
-        return _dearest_of_many(lines, {**tail.params, "top": top}, source.type)
+    if by == By.SWARM:
+        return _dearest_swarms(tail, top)
     over = ", ".join(f"(sum({name}) OVER ())::bigint" for name in Sums._fields)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -281,28 +280,49 @@ def _dearest(
     return {row[0]: Sums(*row[1:5]) for row in rows}, rows[0][5], Sums(*rows[0][6:])
 
 
-def _dearest_of_many(lines: str, params: dict[str, Any], type: str) -> tuple[dict[str | None, Sums], int, Sums]:
+def _dearest_swarms(tail: Tail, top: int) -> tuple[dict[str | None, Sums], int, Sums]:
+    """The same for swarms, of which there may be hundreds of thousands, nearly all with a single row.
+
+    A swarm with a single row is among the dearest only if its row is: these are found without adding up. Only the
+    swarms that have further rows, or entries in the tail, need that.
+    """
+    rows = f"costs_swarmtotal AS u WHERE {of('u', tail.tenants)} AND start BETWEEN %(first)s AND %(last)s"
+    measures = "amount, entries, input_tokens, output_tokens"
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT key, amount, count(*) OVER () FROM (
-                SELECT key, sum(amount)::bigint AS amount FROM ({lines}) AS line GROUP BY key
-            ) AS found ORDER BY amount DESC, key LIMIT %(top)s
+            WITH behind AS MATERIALIZED (
+                SELECT swarm_id, amount, 1 AS entries, input_tokens, output_tokens
+                FROM ({tail.sql}) AS tail WHERE swarm_id IS NOT NULL
+            ), several AS MATERIALIZED (
+                SELECT swarm_id FROM {rows} AND further UNION SELECT swarm_id FROM behind
+            ), candidate AS MATERIALIZED (
+                SELECT swarm_id FROM several
+                UNION ALL (
+                    SELECT swarm_id FROM {rows} AND NOT further AND swarm_id NOT IN (SELECT swarm_id FROM several)
+                    ORDER BY amount DESC, swarm_id LIMIT %(top)s
+                )
+            ), line AS (
+                -- OFFSET 0 keeps the planner to one look into the index of swarms for each.
+                SELECT c.swarm_id, {measures} FROM candidate c CROSS JOIN LATERAL (
+                    SELECT {measures} FROM {rows} AND u.swarm_id = c.swarm_id OFFSET 0
+                ) AS found
+                UNION ALL SELECT swarm_id, {measures} FROM behind
+            )
+            (
+                SELECT swarm_id::text, {SUMMED}, 0 FROM line
+                GROUP BY swarm_id ORDER BY sum(amount) DESC, swarm_id LIMIT %(top)s
+            )
+            UNION ALL
+            SELECT NULL, {SUMMED}, sum(is_row) + (SELECT count(*) FROM several)
+                - (SELECT count(*) FROM {rows} AND swarm_id IN (SELECT swarm_id FROM several))
+            FROM (SELECT {measures}, 1 AS is_row FROM {rows} UNION ALL SELECT {measures}, 0 FROM behind) AS every
             """,
-            params,
+            {**tail.params, "top": top},
         )
-        ranked = list(cursor)
-        if not ranked:
-            return {}, 0, Sums(0, 0, 0, 0)
-        cursor.execute(
-            f"""
-            SELECT key::text, {SUMMED} FROM ({lines}) AS line WHERE key = ANY(%(keys)s::{type}[]) GROUP BY key
-            UNION ALL SELECT NULL, {SUMMED} FROM ({lines}) AS line
-            """,
-            {**params, "keys": [key for key, *_ in ranked]},
-        )
-        found: dict[str | None, Sums] = {key: Sums(*sums) for key, *sums in cursor}
-    return found, ranked[0][2], found.pop(None)
+        found = {key: (Sums(*sums), count) for key, *sums, count in cursor}
+    overall, count = found.pop(None)
+    return {key: sums for key, (sums, _) in found.items()}, int(count or 0), overall
 
 
 def _previous(

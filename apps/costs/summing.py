@@ -14,20 +14,24 @@ _GRAINS = "CROSS JOIN (VALUES ('day'), ('month')) AS g (grain)"
 
 @dataclass(frozen=True, slots=True)
 class RollupTable:
-    """A table of roll-ups: its key, what it sums, and the query that makes its rows of ``STAGES``."""
+    """A table of roll-ups: its key, what it sums, and the query that makes its rows of ``STAGES``.
+
+    ``once`` is a column that a row keeps as it was made.
+    """
 
     name: str
     key: str
     measures: str
     rows: str
+    once: str = ""
 
     @property
     def upsert(self) -> str:
         """Adds the sums of new entries to what is there."""
+        columns = ", ".join(filter(None, (self.key, self.measures, self.once)))
         added = ", ".join(f"{name} = {self.name}.{name} + EXCLUDED.{name}" for name in self.measures.split(", "))
         return (
-            f"INSERT INTO {self.name} ({self.key}, {self.measures}) "
-            f"SELECT {self.key}, {self.measures} FROM ({self.rows}) AS sums ORDER BY {self.key} "
+            f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM ({self.rows}) AS sums ORDER BY {self.key} "
             f"ON CONFLICT ({self.key}) DO UPDATE SET {added}"
         )
 
@@ -111,7 +115,18 @@ TABLES = (
         GROUP BY tenant_id, g.grain, date_trunc(g.grain, day)::date, kind, counts_as, model, agent
         """,
     ),
-    RollupTable("costs_swarmtotal", "tenant_id, start, swarm_id", _MEASURES, "SELECT * FROM swarm_day"),
+    RollupTable(
+        "costs_swarmtotal",
+        "tenant_id, start, swarm_id",
+        _MEASURES,
+        """
+        SELECT s.*, row_number() OVER (PARTITION BY swarm_id ORDER BY start, tenant_id) > 1 OR EXISTS (
+            SELECT FROM costs_swarmtotal t
+            WHERE t.swarm_id = s.swarm_id AND (t.tenant_id, t.start) <> (s.tenant_id, s.start)
+        ) AS further FROM swarm_day s
+        """,
+        once="further",
+    ),
     RollupTable(
         "costs_subjecttotal",
         "tenant_id, grain, start, subject_id",
@@ -122,6 +137,11 @@ TABLES = (
         """,
     ),
 )
+_TWICE_FIRST = """
+    SELECT 'costs_swarmtotal', swarm_id::text, jsonb_build_array(count(*)), jsonb_build_array(1)
+    FROM costs_swarmtotal WHERE NOT further GROUP BY swarm_id HAVING count(*) > 1
+"""
+"""Swarms with more than one row that is not a further one, in the shape of differences."""
 TENANTS = """
     INSERT INTO costs_rolledtenant (tenant_id, time_zone)
     SELECT l.tenant_id, coalesce(t.time_zone, 'UTC')
@@ -141,4 +161,4 @@ def adding(which: str) -> str:
 def comparing(which: str) -> str:
     """The query for all rows of roll-ups that are not the sums of the entries that ``which`` describes."""
     stages = STAGES.format(which=which, not_counted_yet="")
-    return f"WITH {stages} {' UNION ALL '.join(table.differences for table in TABLES)}"
+    return f"WITH {stages} {' UNION ALL '.join((*(table.differences for table in TABLES), _TWICE_FIRST))}"

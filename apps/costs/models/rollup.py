@@ -108,7 +108,11 @@ class UsageTotal(models.Model):
 
 
 class SwarmTotal(models.Model):
-    """What a swarm cost its tenant on a day."""
+    """What a swarm cost its tenant on a day.
+
+    Of the rows of a swarm, all but at most one are ``further``: those made when another one was there. Most swarms have
+    a single row, so their dearest are found without adding anything up.
+    """
 
     pk = models.CompositePrimaryKey("tenant_id", "start", "swarm_id")
     tenant_id = models.UUIDField()
@@ -118,11 +122,13 @@ class SwarmTotal(models.Model):
     entries = models.BigIntegerField(default=0)
     input_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
+    further = models.BooleanField(default=False)
 
     class Meta:
         indexes: ClassVar = [
             models.Index(fields=["swarm_id"], name="swarm_totals_of_swarm"),
             models.Index(fields=["start"], name="swarm_totals_by_start"),
+            models.Index(fields=["start"], name="swarm_totals_further", condition=models.Q(further=True)),
         ]
 
 
