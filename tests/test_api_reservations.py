@@ -337,3 +337,13 @@ def test_each_act_takes_few_queries(
             assert send.post(f"{path}{act}/", given).status_code == 200
     with django_assert_max_num_queries(6):
         send.get(path)
+
+
+def test_more_money_than_can_be_counted_is_refused(send: Caller, acme: Tenant) -> None:
+    hard = budget(acme, NANO)
+    path = made(send)
+    BudgetPeriod.objects.filter(budget=hard).update(overage=2**63 - 1 - NANO)
+    answer = send.post(f"{path}settle/", {"amount_usd": "5"})
+    assert is_refusal(answer, 409)
+    assert answer.json()["errors"][0]["code"] == "too_large"
+    assert send.get(path).json()["status"] == "held"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from django.db import connection, transaction
+from django.db import DataError, connection, transaction
 
 from apps.audit.trail import record
 from apps.costs import reserving
@@ -182,20 +182,23 @@ def settle(held: ExternalReservation, billed: Billed, *, by: Principal, now: dt.
         return before
     if before.state in (State.SETTLED, State.RELEASED):
         raise _over(before)
-    with transaction.atomic():
-        settlement = Settlement(
-            held.pk,
-            amount,
-            billed.input_tokens,
-            billed.output_tokens,
-            billed.cache_read_tokens,
-            billed.cache_write_tokens,
-            rates,
-        )
-        (settled,) = reserving.settle([settlement], now=now)
-        if settled.charged != amount:  # somebody else was faster
-            raise _over(standings([held.pk])[held.pk])
-        _write_down("settle", held, by=by, amount_usd=usd_text(amount))
+    settlement = Settlement(
+        held.pk,
+        amount,
+        billed.input_tokens,
+        billed.output_tokens,
+        billed.cache_read_tokens,
+        billed.cache_write_tokens,
+        rates,
+    )
+    try:
+        with transaction.atomic():
+            (settled,) = reserving.settle([settlement], now=now)
+            if settled.charged != amount:  # somebody else was faster
+                raise _over(standings([held.pk])[held.pk])
+            _write_down("settle", held, by=by, amount_usd=usd_text(amount))
+    except DataError:
+        raise CannotSettle("too_large", "A budget that watches this call cannot count that much money.") from None
     return replace(before, state=State.SETTLED, charged=amount, expires_at=None)
 
 
