@@ -25,6 +25,7 @@ from apps.costs.grouping import By
 from apps.costs.lines import spans_of
 from apps.costs.models import DayTotal, Kind, LedgerEntry, RolledTenant, RollupPosition
 from apps.costs.summing import TABLES
+from apps.execution.orchestrator import Orchestrator, registered_duties
 from apps.observability import wholeness
 from apps.tenants.models import Tenant
 from portal.ids import uuid7
@@ -236,8 +237,19 @@ def test_writers_rollers_and_readers_at_once(own_database: str, acme: Tenant, ri
     assert consistency.rollups_differ_from_ledger() == []
 
 
+def test_the_leader_rolls_up(own_database: str, acme: Tenant) -> None:
+    (duty,) = [duty for duty in registered_duties() if duty.name == "rolled_up"]
+    write([entry(acme)], now=NOW)
+    Orchestrator(name="test", duties=[duty], clock=lambda: NOW).tick()
+    assert rollups.position() == LedgerEntry.objects.get().pk
+    assert RollupPosition.objects.get().updated_at == NOW
+
+
 def test_nobody_waits_for_another_that_rolls_up(own_database: str, acme: Tenant) -> None:
     write([entry(acme)], now=NOW)
+    rollups.roll(now=NOW)
+    write([entry(acme)], now=NOW)
+    Tenant.objects.update(time_zone="Asia/Tokyo")
     with psycopg.connect(own_database) as other:
         other.execute("SELECT FROM costs_rollupposition FOR UPDATE")
         assert rollups.roll(now=NOW) == 0

@@ -81,13 +81,16 @@ def rebuild(*, now: dt.datetime, upto: int | None = None, batch: int = 200_000) 
     return rolled
 
 
-def rebuild_tenant(tenant_id: uuid.UUID, *, now: dt.datetime) -> int:
+def rebuild_tenant(tenant_id: uuid.UUID, *, wait: bool = True) -> int:
     """Makes the roll-ups of one tenant anew, with days of the time zone that it has now; how many entries.
 
-    One transaction: readers see the old ones, with days of the old time zone, until it commits.
+    One transaction: readers see the old ones, with days of the old time zone, until it commits. Without ``wait`` it
+    does nothing while another process works on the roll-ups.
     """
     with transaction.atomic():
-        end = _lock(wait=True) or 0
+        end = _lock(wait=wait)
+        if end is None:
+            return 0
         with connection.cursor() as cursor:
             for table in TABLES:
                 cursor.execute(f"DELETE FROM {table.name} WHERE tenant_id = %s", [tenant_id])
@@ -133,7 +136,7 @@ def _follow_time_zones(*, now: dt.datetime) -> None:
         moved = list(cursor)
     for tenant_id, entries in moved:
         if entries <= REBUILT_AT_ONCE:
-            rebuild_tenant(tenant_id, now=now)
+            rebuild_tenant(tenant_id, wait=False)
         else:
             _ask_to_rebuild(tenant_id, now=now)
 

@@ -3,7 +3,7 @@
 ``python -m tests.bench.finance [--rows N] [--only PARTS] [--json]`` seeds a ledger in a PostgreSQL of its own and
 compares its roll-ups with it, then asks a real daphne for the report, the ledger and the API's report (as finance of
 the largest tenant and of an average one, and as an admin of all tenants) and prints p50 and p95 of each.
-The part ``events``, which is not run unless asked for, is tests.bench.external.
+A FOCUS file of a million entries follows. The part ``events`` (tests.bench.external) is only run when asked for.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.bench import exports
 from tests.bench.external import web
 from tests.bench.setting import ROOT, Setting, pss_mb, setting
 
 ROUNDS = 12
-PARTS = ("seed", "verify", "pages", "events")
+FOCUS_ROWS = 1_000_000
+PARTS = ("seed", "verify", "pages", "focus", "events")
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Findings:
     verified_s: float = 0.0
     requests: list[Figures] = field(default_factory=list)
     web_pss_mb: float = 0.0
+    focus: exports.Figure | None = None
     events: dict[str, Any] = field(default_factory=dict)
 
 
@@ -191,6 +194,13 @@ def measure_pages(place: Setting, found: Findings) -> None:
         found.web_pss_mb = pss_mb([process.pid])
 
 
+def measure_focus(place: Setting, found: Findings) -> None:
+    """A FOCUS file of a tenant with a million entries in a month; tests.bench.exports has the other formats."""
+    exports.seed(FOCUS_ROWS, "exported")
+    found.focus, file = exports.measure(place, "exported", FOCUS_ROWS, "focus")
+    file.unlink()
+
+
 def measure_events(found: Findings) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.external", "--json"], cwd=ROOT, check=True, capture_output=True, text=True
@@ -230,6 +240,9 @@ def main() -> None:
         if "pages" in parts:
             with noted("pages"):
                 measure_pages(place, found)
+        if "focus" in parts:
+            with noted("FOCUS"):
+                measure_focus(place, found)
     if "events" in parts:
         with noted("events"):
             measure_events(found)
@@ -241,6 +254,9 @@ def main() -> None:
     for figures in found.requests:
         print(f"{figures.name:24} p50 {figures.p50_ms:7.1f} ms  p95 {figures.p95_ms:7.1f} ms  ({figures.n} requests)")
     print(f"memory of the web process: {found.web_pss_mb:.0f} MB")
+    if found.focus:
+        figure = found.focus
+        print(f"FOCUS: {figure.entries:,} entries in {figure.seconds:.1f} s, {figure.peak_mb:.0f} MB of memory at most")
     if found.events:
         print("external events: " + ", ".join(f"{name} {value}" for name, value in found.events.items()))
 
