@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
-import zoneinfo
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.utils import timezone
 
-from apps.api.burn_rate import Forecast, forecast
 from apps.audit.models import AuditEntry
 from apps.costs.actions import create_budget, set_run_budget
-from apps.costs.budgets import Standing, span_of
+from apps.costs.budgets import span_of
 from apps.costs.models import Budget, BudgetPeriod, Enforcement, Period, Scope
+from apps.costs.reserving import Settlement, reserve, settle
 from apps.privacy.models import DataSubject
 from apps.tenants.access import principal_of_command
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
 from portal.money import NANO
 from tests.api_client import Caller, attrs, is_refusal
+from tests.costs import call as call_of
 
 pytestmark = pytest.mark.django_db
 BY = principal_of_command("test")
@@ -69,7 +70,45 @@ def test_a_budget_tells_how_it_stands(viewer: User, monthly: Budget) -> None:
     assert body["percent"] == 82.0
     assert body["current"]["periods"] == 1
     assert body["current"]["starts_at"].endswith("Z")
-    assert {"forecast_usd", "exhausts_on"} <= set(body)
+    # The budget was made a moment ago: what it has spent says nothing yet.
+    assert (body["forecast_usd"], body["burn_rate_usd"], body["exhausts_on"]) == (None, None, None)
+    assert body["forecast_reason"].startswith("Too little history: 0 minutes")
+
+
+def test_a_forecast_is_told_once_there_is_history(
+    viewer: User, monthly: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:  # C10
+    span = span_of("monthly", monthly.tenant.zone, timezone.now(), None)
+    assert span
+    assert span.ends_at
+    half = span.starts_at + (span.ends_at - span.starts_at) / 2
+    Budget.objects.update(created_at=span.starts_at)
+    _spend(monthly, 37 * NANO)
+    monkeypatch.setattr("apps.api.views.budgets.timezone", SimpleNamespace(now=lambda: half))
+    body = Caller(viewer).get(f"/budgets/{monthly.pk}/").json()
+    assert (body["forecast_usd"], body["forecast_reason"]) == ("74.00", "")
+    days = (span.ends_at - span.starts_at) / dt.timedelta(days=1)
+    assert float(body["burn_rate_usd"]) == pytest.approx(74 / days)
+    assert span.key in body["exhausts_on"]
+
+
+def test_alert_levels_are_chosen_changed_and_told(finance: User, acme: Tenant) -> None:  # C5
+    call = Caller(finance)
+    made = call.post(
+        "/budgets/", {"tenant": "acme", "name": "Soft", "limit_usd": "1", "alert_levels": [120, 50]}
+    ).json()
+    assert (made["alert_levels"], made["alerts"]) == ([50, 120], [])
+    plain = call.post("/budgets/", {**body, "name": "Plain"}).json()
+    assert plain["alert_levels"] == [80, 90, 100]
+    budget = Budget.objects.get(name="Soft")
+    request = call_of(acme, 6 * NANO // 10, expires_at=timezone.now() + dt.timedelta(minutes=1))
+    reserve([request], now=timezone.now())
+    settle([Settlement(request.id, request.amount)], now=timezone.now())
+    (alert,) = call.get(f"/budgets/{budget.pk}/").json()["alerts"]
+    assert (alert["level"], alert["cause"], alert["spent_usd"], alert["limit_usd"]) == (50, "spent", "0.60", "1.00")
+    assert alert["at"].endswith("Z")
+    changed = call("PATCH", f"/budgets/{budget.pk}/", {"alert_levels": [60], "limit_usd": "2"}).json()
+    assert (changed["alert_levels"], changed["alerts"]) == ([60], [])
 
 
 def test_an_end_user_is_named_by_the_tenants_own_reference(finance: User, acme: Tenant) -> None:
@@ -119,6 +158,12 @@ def test_a_budget_is_changed_and_ended(finance: User, monthly: Budget) -> None:
         ({"name": ""}, {"name"}),
         ({"name": "x" * 101}, {"name"}),
         ({"name": "All of Acme"}, {"non_field_errors"}),
+        ({"alert_levels": [80, 80]}, {"alert_levels"}),
+        ({"alert_levels": [0]}, {"alert_levels.0"}),
+        ({"alert_levels": [1001]}, {"alert_levels.0"}),
+        ({"alert_levels": ["lots"]}, {"alert_levels.0"}),
+        ({"alert_levels": "80"}, {"alert_levels"}),
+        ({"alert_levels": list(range(1, 12))}, {"alert_levels"}),
         ({"scope": "planet", "period": "yearly"}, {"scope", "period"}),
         ({"scope": "tenant", "target": "x"}, {"non_field_errors"}),
         ({"scope": "swarm", "target": "not-an-id"}, {"target"}),
@@ -238,40 +283,8 @@ def test_queries_do_not_grow_with_the_list(viewer: User, acme: Tenant, django_as
         _spend(create_budget(tenant=acme, name=f"b{number}", limit=NANO, by=BY), 5)
     call = Caller(viewer)
     call.get("/me/")
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(6):
         assert len(call.get("/budgets/").json()["results"]) == 20
     path = f"/budgets/{Budget.objects.values_list('pk', flat=True)[0]}/"
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(6):
         call.get(path)
-
-
-START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
-END = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
-UTC = zoneinfo.ZoneInfo("UTC")
-
-
-@pytest.mark.parametrize(
-    ("spent", "hours", "expected", "why"),
-    [
-        (10 * NANO, 240, Forecast(30 * NANO, None), "a third of the month, a fifth of the limit: it lasts"),
-        (25 * NANO, 240, Forecast(75 * NANO, dt.date(2026, 11, 21)), "at this rate 50 USD are gone after 20 days"),
-        (0, 240, Forecast(0, None), "nothing spent, nothing foretold"),
-        (5 * NANO, 0.5, Forecast(), "half an hour says nothing about a month"),
-        (50 * NANO, 240, Forecast(150 * NANO, dt.date(2026, 11, 11)), "it is used up today"),
-        (60 * NANO, 0.5, Forecast(None, dt.date(2026, 11, 1)), "used up at once"),
-        (20 * NANO, 720, Forecast(20 * NANO, None), "at the very end, what was spent"),
-    ],
-)
-def test_the_forecast_is_a_straight_line(spent: int, hours: float, expected: Forecast, why: str) -> None:
-    standing = Standing(uuid4(), "2026-11", "", START, END, 50 * NANO, spent=spent, of=1)
-    assert forecast(standing, UTC, now=START + dt.timedelta(hours=hours)) == expected, why
-
-
-def test_the_date_is_the_tenants_own() -> None:
-    standing = Standing(uuid4(), "2026-11", "", START, END, 50 * NANO, spent=50 * NANO, of=1)
-    now = dt.datetime(2026, 11, 10, 23, 0, tzinfo=dt.UTC)
-    assert forecast(standing, zoneinfo.ZoneInfo("Asia/Tokyo"), now=now).exhausts_on == dt.date(2026, 11, 11)
-
-
-def test_a_run_has_no_forecast() -> None:
-    assert forecast(Standing(uuid4(), "x", "", START, None, 1), UTC, now=END) == Forecast()

@@ -26,7 +26,6 @@ QUEUED_TOO_LONG = dt.timedelta(minutes=5)
 TICK_TOO_OLD = dt.timedelta(seconds=15)
 RUNNER_TOO_SILENT = dt.timedelta(seconds=15)
 WATCHDOG_TOO_OLD = dt.timedelta(minutes=5)
-BUDGET_NEAR = 80
 EACH = 4
 """How many findings of one kind are listed; the rest are counted."""
 
@@ -195,14 +194,13 @@ def _budgets(principal: Principal, tenant_ids: Collection[uuid.UUID], now: dt.da
     watched = Budget.objects.active().filter(tenant__in=readable).select_related("tenant")
     lasting = watched.lasting()
     own = watched.filter(scope=Scope.SWARM, period=Period.RUN, target__in=runs)
-    near = [line for line in budget_lines([*lasting, *own], now) if line.percent >= BUDGET_NEAR]
+    near = [line for line in budget_lines([*lasting, *own], now) if line.is_near]
     near.sort(key=lambda line: -line.standing.percent)
     return [_near_limit(line) for line in near[: 2 * EACH]]
 
 
 def _near_limit(line: BudgetLine) -> Finding:
     budget, stand = line.budget, line.standing
-    full = stand.percent >= 100
     if budget.is_hard:
         advice = "Calls that do not fit are refused. Raise the limit, or wait for the next period."
     else:
@@ -211,9 +209,9 @@ def _near_limit(line: BudgetLine) -> Finding:
     if stand.ends_at:
         detail += f"; the period ends {stand.ends_at.astimezone(dt.UTC):%d %b %H:%M} UTC"
     return Finding(
-        "bad" if full and budget.is_hard else "wait",
+        line.tone,
         "savings",
-        f"Budget “{budget.name}” is {'used up' if full else f'at {line.percent} %'}",
+        f"Budget “{budget.name}” is {line.word}",
         f"{detail}.",
         advice,
         tenant=budget.tenant.name,

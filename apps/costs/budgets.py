@@ -6,12 +6,12 @@ import datetime as dt
 import uuid
 import zoneinfo
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from django.db import connection
 
-from apps.costs.alerting import FIRST_ALERT
+from apps.costs.alerting import FIRST_ALERT, USED_UP, highest_reached
 from apps.costs.models import Budget, Enforcement, Period, Scope
 from apps.tenants.models import Tenant
 from portal.money import usd_label
@@ -222,7 +222,8 @@ class Standing:
     """How a budget stands in its current period; the fullest one where it watches several holders or runs.
 
     Amounts in nano-dollars. ``spent`` includes what a provider billed beyond its reservation. ``percent`` is of what is
-    spent or reserved. ``of`` counts the current periods; 0 means that nothing was charged yet.
+    spent or reserved. ``of`` counts the current periods; 0 means that nothing was charged yet. ``exhausted_at`` is when
+    a call was first refused for good. ``counts_from`` is when the budget was made: it counts nothing from before.
     """
 
     budget_id: uuid.UUID
@@ -234,10 +235,22 @@ class Standing:
     spent: int = 0
     reserved: int = 0
     of: int = 0
+    period_id: int | None = None
+    exhausted_at: dt.datetime | None = None
+    alert_levels: tuple[int, ...] = ()
+    counts_from: dt.datetime | None = None
 
     @property
     def remaining(self) -> int:
         return max(self.limit - self.spent - self.reserved, 0)
+
+    @property
+    def level(self) -> int | None:
+        """The highest alert level that is reached, by what is spent or by a call that was refused for good."""
+        reached = highest_reached(self.alert_levels, owed=self.spent, limit=self.limit) or 0
+        if self.exhausted_at and USED_UP in self.alert_levels:
+            reached = max(reached, USED_UP)
+        return reached or None
 
     @property
     def percent(self) -> float:
@@ -247,6 +260,9 @@ class Standing:
     def is_used_up(self) -> bool:
         """Nothing is left, and calls in flight can give nothing back."""
         return self.spent >= self.limit
+
+
+_OF_PERIOD = ("key", "holder", "starts_at", "ends_at", "limit", "spent", "reserved", "of", "period_id", "exhausted_at")
 
 
 def standings(budgets: Sequence[Budget], *, now: dt.datetime) -> dict[uuid.UUID, Standing]:
@@ -264,7 +280,16 @@ def standings(budgets: Sequence[Budget], *, now: dt.datetime) -> dict[uuid.UUID,
     for budget in budgets:
         span = span_of(budget.period, zones[budget.tenant_id], now, None)
         key, starts_at, ends_at = span or ("", None, None)
-        result[budget.pk] = Standing(budget.pk, key, "", starts_at, ends_at, budget.limit)
+        result[budget.pk] = Standing(
+            budget.pk,
+            key,
+            "",
+            starts_at,
+            ends_at,
+            budget.limit,
+            alert_levels=tuple(budget.alert_levels),
+            counts_from=budget.created_at,
+        )
         if span:
             # A day of slack: the tenant's time zone may have been another one when the row was made.
             sought.append((budget.pk, span.key, span.starts_at - dt.timedelta(days=1), _EVER))
@@ -276,7 +301,7 @@ def standings(budgets: Sequence[Budget], *, now: dt.datetime) -> dict[uuid.UUID,
         cursor.execute(
             """
             SELECT DISTINCT ON (p.budget_id) p.budget_id, p.key, p.holder, p.starts_at, p.ends_at, p."limit",
-                   p.spent + p.overage, p.reserved, count(*) OVER (PARTITION BY p.budget_id)
+                   p.spent + p.overage, p.reserved, count(*) OVER (PARTITION BY p.budget_id), p.id, p.exhausted_at
             FROM unnest(%s::uuid[], %s::text[], %s::timestamptz[], %s::timestamptz[])
                      AS s (budget_id, key, started_since, charged_since)
             JOIN costs_budgetperiod p ON p.budget_id = s.budget_id AND p.starts_at >= s.started_since
@@ -285,7 +310,9 @@ def standings(budgets: Sequence[Budget], *, now: dt.datetime) -> dict[uuid.UUID,
             """,
             [list(column) for column in zip(*sought, strict=True)],
         )
-        result.update((row[0], Standing(*row)) for row in cursor)
+        for budget_id, *row in cursor:
+            found = dict(zip(_OF_PERIOD, row, strict=True))
+            result[budget_id] = replace(result[budget_id], **found)
     return result
 
 
@@ -298,7 +325,7 @@ def blocked_tenants(*, now: dt.datetime) -> dict[uuid.UUID, tuple[str, dt.dateti
         Budget.objects.active()
         .filter(scope=Scope.TENANT, enforcement=Enforcement.HARD)
         .exclude(period=Period.RUN)
-        .only("id", "tenant_id", "name", "scope", "target", "period", "limit")
+        .only("id", "tenant_id", "name", "scope", "target", "period", "limit", "alert_levels", "created_at")
         .order_by("tenant_id", "name")
     )
     stand = standings(budgets, now=now)

@@ -9,10 +9,10 @@ from typing import Any
 from drf_spectacular.utils import OpenApiExample
 from rest_framework import serializers
 
-from apps.api.burn_rate import forecast
 from apps.api.serializers.base import StrictSerializer, TenantField, UsdField
-from apps.costs.budgets import standings
-from apps.costs.models import Budget, Enforcement, Period, Scope
+from apps.costs.forecasting import outlooks
+from apps.costs.models import Budget, Cause, Enforcement, Period, Scope
+from apps.costs.models.budget import HIGHEST_LEVEL, MOST_LEVELS, default_alert_levels
 
 
 class StandingSerializer(serializers.Serializer):
@@ -25,6 +25,29 @@ class StandingSerializer(serializers.Serializer):
     starts_at = serializers.DateTimeField(allow_null=True)
     ends_at = serializers.DateTimeField(allow_null=True)
     periods = serializers.IntegerField(source="of", help_text="How many current periods there are, one per holder.")
+
+
+class AlertSerializer(serializers.Serializer):
+    """A level of the limit that was reached in the period that the amounts are of."""
+
+    level = serializers.IntegerField(help_text="Percent of the limit.")
+    at = serializers.DateTimeField()
+    cause = serializers.ChoiceField(Cause.choices)
+    spent_usd = UsdField(source="owed", help_text="What was spent then.")
+    limit_usd = UsdField(source="limit", help_text="What the limit was then.")
+
+
+class LevelsField(serializers.ListField):
+    """Percents of the limit, in any order; the action that takes them says what is wrong with them."""
+
+    child = serializers.IntegerField(min_value=1, max_value=HIGHEST_LEVEL)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            max_length=MOST_LEVELS,
+            help_text=f"Percents of the limit, 1 to {HIGHEST_LEVEL}: an alert for each, once per period. [] for none.",
+            **kwargs,
+        )
 
 
 class BudgetSerializer(serializers.Serializer):
@@ -45,13 +68,21 @@ class BudgetSerializer(serializers.Serializer):
     forecast_usd = UsdField(
         source="forecast.spent",
         allow_null=True,
-        help_text="Spent at the end of the period, at its rate so far. Null per run, and in a period's first hour.",
+        help_text="Spent at the end of the period, at its rate so far. Null where it cannot be told yet.",
+    )
+    burn_rate_usd = UsdField(
+        source="forecast.per_day", allow_null=True, help_text="What a day (24 hours) of this period costs so far."
+    )
+    forecast_reason = serializers.CharField(
+        source="forecast.reason", allow_blank=True, help_text="Why there is no forecast; empty where there is one."
     )
     exhausts_on = serializers.DateField(
         source="forecast.exhausts_on",
         allow_null=True,
         help_text="Date in the tenant's time zone on which nothing is left, at that rate. Null: it lasts.",
     )
+    alert_levels = serializers.ListField(child=serializers.IntegerField(), help_text="Percents, lowest first.")
+    alerts = AlertSerializer(many=True, help_text="Those of the current period that stand, lowest level first.")
     current = StandingSerializer(source="standing")
     is_active = serializers.BooleanField()
     note = serializers.CharField(allow_blank=True)
@@ -59,13 +90,14 @@ class BudgetSerializer(serializers.Serializer):
 
 
 def with_standing(budgets: Sequence[Budget], *, now: dt.datetime) -> list[Budget]:
-    """The budgets, each with ``standing``, ``percent`` and ``forecast``. Two queries; reads their tenants."""
-    stand = standings(budgets, now=now)
+    """The budgets with ``standing``, ``percent``, ``forecast`` and ``alerts``. Three queries; reads their tenants."""
+    found = outlooks(budgets, now=now)
     for budget in budgets:
-        standing: Any = stand[budget.pk]
-        budget.standing = standing  # type: ignore[attr-defined]
-        budget.percent = round(standing.percent, 1)  # type: ignore[attr-defined]
-        budget.forecast = forecast(standing, budget.tenant.zone, now=now)  # type: ignore[attr-defined]
+        outlook: Any = found[budget.pk]
+        budget.standing = outlook.standing  # type: ignore[attr-defined]
+        budget.percent = round(outlook.standing.percent, 1)  # type: ignore[attr-defined]
+        budget.forecast = outlook.forecast  # type: ignore[attr-defined]
+        budget.alerts = outlook.alerts  # type: ignore[attr-defined]
     return list(budgets)
 
 
@@ -85,6 +117,7 @@ class NewBudgetSerializer(StrictSerializer):
     )
     period = serializers.ChoiceField(Period.choices, default=Period.MONTHLY)
     enforcement = serializers.ChoiceField(Enforcement.choices, default=Enforcement.HARD)
+    alert_levels = LevelsField(default=default_alert_levels)
     note = serializers.CharField(max_length=2000, default="", allow_blank=True)
 
 
@@ -95,6 +128,7 @@ class BudgetChangesSerializer(StrictSerializer):
     limit_usd = UsdField(source="limit", required=False)
     enforcement = serializers.ChoiceField(Enforcement.choices, required=False)
     is_active = serializers.BooleanField(required=False)
+    alert_levels = LevelsField(required=False)
     note = serializers.CharField(max_length=2000, required=False, allow_blank=True)
 
 
@@ -114,12 +148,24 @@ BUDGET_EXAMPLE = OpenApiExample(
         "period": "monthly",
         "enforcement": "hard",
         "limit_usd": "50.00",
-        "spent_usd": "37.210000125",
+        "spent_usd": "41.210000125",
         "reserved_usd": "0.42",
-        "remaining_usd": "12.369999875",
-        "percent": 75.3,
-        "forecast_usd": "55.815000187",
-        "exhausts_on": "2026-11-27",
+        "remaining_usd": "8.369999875",
+        "percent": 83.3,
+        "forecast_usd": "61.815000187",
+        "burn_rate_usd": "2.060500006",
+        "forecast_reason": "",
+        "exhausts_on": "2026-11-25",
+        "alert_levels": [80, 90, 100],
+        "alerts": [
+            {
+                "level": 80,
+                "at": "2026-11-20T14:02:11.402915Z",
+                "cause": "spent",
+                "spent_usd": "40.00125",
+                "limit_usd": "50.00",
+            }
+        ],
         "current": {
             "key": "2026-11",
             "holder": "",
