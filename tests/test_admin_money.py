@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
 from apps.audit.models import AuditEntry
-from apps.costs.models import Budget, BudgetPeriod, Price
+from apps.costs.models import Budget, BudgetAlert, BudgetPeriod, Price
+from apps.costs.reserving import Settlement, reserve, settle
 from apps.events.models import Event
 from apps.swarms.models import ResourcePool
 from apps.tenants.models import Tenant, User
 from portal.admin_fields import UsdField
 from portal.money import NANO
 from tests.admin_rows import make_rows
+from tests.costs import call
 
 pytestmark = pytest.mark.django_db
 
@@ -230,6 +234,140 @@ def test_a_budget_shows_how_it_stands(finance: User, acme: Tenant) -> None:
     page = client.get(reverse("admin:costs_budget_change", args=[budget.pk])).content.decode()
     assert "$0.00 of $50.00 (0 %)" in page
     assert "Nothing was charged in the current period yet" in page
+
+
+def test_alert_levels_are_typed_with_commas_between_them(finance: User, acme: Tenant) -> None:  # C5
+    client = staff(finance)
+    client.post(ADD, form(acme, alert_levels="100 %, 75,90"))
+    budget = Budget.objects.get()
+    assert budget.alert_levels == [75, 90, 100]
+    url = reverse("admin:costs_budget_change", args=[budget.pk])
+    assert 'value="75, 90, 100"' in client.get(url).content.decode()
+    data = {"name": "Monthly", "limit": "50", "enforcement": "hard", "note": "", "is_active": "on"}
+    client.post(url, {**data, "alert_levels": "50"})
+    client.post(url, data)  # not asked for: as it was
+    budget.refresh_from_db()
+    assert budget.alert_levels == [50]
+    assert AuditEntry.objects.filter(resource_kind="budget").latest("id").details == {
+        "alert_levels": [[75, 90, 100], [50]]
+    }
+    client.post(url, {**data, "alert_levels": ""})
+    budget.refresh_from_db()
+    assert budget.alert_levels == []
+    client.post(ADD, form(acme, name="Plain"))
+    assert Budget.objects.get(name="Plain").alert_levels == [80, 90, 100]
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("lots", "lots is none"),
+        ("80.5", "80.5 is none"),
+        ("-80", "-80 is none"),
+        ("80;90", "80;90 is none"),
+        ("0, 80", "not 0"),
+        ("1001", "from 1 to 1000"),
+        ("80, 80", "more than once"),
+        (", ".join(map(str, range(1, 12))), "At most 10"),
+        ("\u0661", "is none"),
+    ],
+)
+def test_alert_levels_that_make_no_sense_say_what_would(typed: str, says: str, finance: User, acme: Tenant) -> None:
+    response = staff(finance).post(ADD, form(acme, alert_levels=typed))
+    assert says in " ".join(errors(response)["alert_levels"])
+    assert not Budget.objects.exists()
+
+
+def _used(of: Tenant, spent: int, **fields: Any) -> Budget:
+    """A budget of 10 USD, made long ago, of which so much is spent this month."""
+    budget = Budget.objects.create(tenant=of, name="Ten", limit=10 * NANO, enforcement="soft", **fields)
+    Budget.objects.update(created_at=dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+    now = timezone.now()
+    request = call(of, spent, expires_at=now + dt.timedelta(minutes=1))
+    reserve([request], now=now)
+    settle([Settlement(request.id, spent)], now=now)
+    return budget
+
+
+def test_budget_pages_tell_the_forecast_the_alerts_and_the_history(
+    finance: User, viewer: User, acme: Tenant, django_assert_max_num_queries: Any
+) -> None:  # C5, C10
+    budget = _used(acme, 95 * NANO // 10)
+    client = staff(finance)
+    url = reverse("admin:costs_budget_change", args=[budget.pk])
+    client.get(url)
+    with django_assert_max_num_queries(10):
+        page = client.get(url).content.decode()
+    assert "past its 90 % alert" in page
+    assert "80 %" in page
+    assert "Periods so far" in page
+    assert "80 %, 90 %" in page  # of the period in the history
+    assert "A day costs, so far" in page
+    assert "$9.50 of $10.00 (95 %)" in page
+    listed = client.get("/admin/costs/budget/").content.decode()
+    assert "past its 90 % alert" in listed
+    assert "Budgets near their limit" in client.get("/admin/").content.decode()
+    looking = staff(viewer).get(url).content.decode()
+    assert "80 %, 90 %, 100 %" in looking
+    assert 'name="alert_levels"' not in looking
+
+
+def test_the_list_of_budgets_takes_as_many_queries_for_one_as_for_many(
+    finance: User, acme: Tenant, django_assert_num_queries: Any
+) -> None:
+    _used(acme, 9 * NANO)
+    client = staff(finance)
+    client.get("/admin/costs/budget/")
+    with CaptureQueriesContext(connection) as first:
+        client.get("/admin/costs/budget/")
+    for number in range(10):
+        Budget.objects.create(tenant=acme, name=f"b{number}", limit=NANO, enforcement="soft")
+    request = call(acme, NANO, expires_at=timezone.now() + dt.timedelta(minutes=1))
+    reserve([request], now=timezone.now())
+    settle([Settlement(request.id, NANO)], now=timezone.now())
+    with django_assert_num_queries(len(first)):
+        client.get("/admin/costs/budget/")
+
+
+def test_a_new_budget_says_that_it_has_too_little_history(finance: User, acme: Tenant) -> None:
+    client = staff(finance)
+    client.post(ADD, form(acme))
+    page = client.get(reverse("admin:costs_budget_change", args=[Budget.objects.get().pk])).content.decode()
+    assert "Too little history: 0 minutes were counted so far" in page
+    assert "Nothing was charged to it yet." in page
+
+
+def test_the_list_of_alerts_is_for_reading(
+    finance: User, outsider: User, acme: Tenant, django_assert_max_num_queries: Any
+) -> None:
+    _used(acme, 95 * NANO // 10)
+    client = staff(finance)
+    client.get("/admin/costs/budgetalert/")
+    with django_assert_max_num_queries(8):
+        page = client.get("/admin/costs/budgetalert/").content.decode()
+    assert "$9.50 of $10.00" in page
+    assert "Ten" in page
+    assert client.get("/admin/costs/budgetalert/?state=withdrawn").context["cl"].result_list == []
+    assert len(client.get("/admin/costs/budgetalert/?state=standing").context["cl"].result_list) == 2
+    alert = BudgetAlert.objects.latest("id")
+    url = reverse("admin:costs_budgetalert_change", args=[alert.pk])
+    assert "Spent: spending reached the level" in client.get(url).content.decode()
+    assert client.post(url, {"level": "1"}).status_code == 403
+    assert client.get("/admin/costs/budgetalert/add/").status_code == 403
+    foreign = staff(outsider)
+    assert foreign.get("/admin/costs/budgetalert/").context["cl"].result_list == []
+    assert foreign.get(url).status_code in (302, 403, 404)
+
+
+def test_a_tenants_admin_chooses_what_becomes_of_calls_in_flight(owner: User, acme: Tenant) -> None:
+    client = staff(owner)
+    url = reverse("admin:tenants_tenant_change", args=[acme.pk])
+    rows = {"memberships-TOTAL_FORMS": "0", "memberships-INITIAL_FORMS": "0"}
+    response = client.post(url, {"calls_at_limit": "cancel", "weight": "99", **rows}, follow=True)
+    assert response.status_code == 200
+    acme.refresh_from_db()
+    assert (acme.calls_at_limit, acme.weight) == ("cancel", 1)
+    assert AuditEntry.objects.get(action="tenant:update").details["calls_at_limit"] == ["finish", "cancel"]
 
 
 def test_budgets_of_single_runs_are_listed_only_when_asked_for(finance: User, acme: Tenant) -> None:

@@ -94,9 +94,8 @@ def test_a_forecast_is_told_once_there_is_history(
 
 def test_alert_levels_are_chosen_changed_and_told(finance: User, acme: Tenant) -> None:  # C5
     call = Caller(finance)
-    made = call.post(
-        "/budgets/", {"tenant": "acme", "name": "Soft", "limit_usd": "1", "alert_levels": [120, 50]}
-    ).json()
+    body = {"tenant": "acme", "name": "Soft", "limit_usd": "1"}
+    made = call.post("/budgets/", {**body, "alert_levels": [120, 50]}).json()
     assert (made["alert_levels"], made["alerts"]) == ([50, 120], [])
     plain = call.post("/budgets/", {**body, "name": "Plain"}).json()
     assert plain["alert_levels"] == [80, 90, 100]

@@ -194,7 +194,7 @@ def _budgets(principal: Principal, tenant_ids: Collection[uuid.UUID], now: dt.da
     watched = Budget.objects.active().filter(tenant__in=readable).select_related("tenant")
     lasting = watched.lasting()
     own = watched.filter(scope=Scope.SWARM, period=Period.RUN, target__in=runs)
-    near = [line for line in budget_lines([*lasting, *own], now) if line.is_near]
+    near = [line for line in budget_lines([*lasting, *own], now) if line.standing.is_near]
     near.sort(key=lambda line: -line.standing.percent)
     return [_near_limit(line) for line in near[: 2 * EACH]]
 
@@ -211,7 +211,7 @@ def _near_limit(line: BudgetLine) -> Finding:
     return Finding(
         line.tone,
         "savings",
-        f"Budget “{budget.name}” is {line.word}",
+        f"Budget “{budget.name}” is {stand.word}",
         f"{detail}.",
         advice,
         tenant=budget.tenant.name,

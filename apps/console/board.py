@@ -137,25 +137,9 @@ class BudgetLine:
         return self.standing.spent + self.standing.reserved
 
     @property
-    def is_used_up(self) -> bool:
-        """Nothing is left, or too little for a call that was refused."""
-        return self.standing.is_used_up or (self.budget.is_hard and self.standing.exhausted_at is not None)
-
-    @property
-    def is_near(self) -> bool:
-        """It needs a look: one of its alert levels is reached, or nothing is left."""
-        return self.is_used_up or self.standing.level is not None
-
-    @property
     def tone(self) -> str:
-        return "good" if not self.is_near else "bad" if self.is_used_up and self.budget.is_hard else "wait"
-
-    @property
-    def word(self) -> str:
-        """What the colour says, in words; empty while no alert level is reached."""
-        if self.is_used_up:
-            return "used up" if self.budget.is_hard else "over its limit"
-        return f"past its {self.standing.level} % alert" if self.standing.level else ""
+        stand = self.standing
+        return "good" if not stand.is_near else "bad" if stand.has_run_out and self.budget.is_hard else "wait"
 
 
 def budget_lines(budgets: Iterable[Budget], now: dt.datetime) -> list[BudgetLine]:

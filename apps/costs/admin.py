@@ -18,6 +18,7 @@ from apps.costs import (  # noqa: F401  (they register what they show)
     admin_exports,
     admin_external,
     admin_ledger,
+    admin_periods,
     admin_prices_now,
     admin_rates,
     admin_reports,

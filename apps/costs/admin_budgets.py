@@ -1,25 +1,29 @@
-"""Budgets, how they stand, and what became of them period by period."""
+"""Budgets, how they stand, and what that leads to."""
 
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from django import forms
 from django.contrib import admin
+from django.db import models
 from django.http import HttpRequest
+from django.template.loader import render_to_string
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 
-from apps.costs import actions, budgets
-from apps.costs.models import Budget, BudgetPeriod, Scope
+from apps.costs import actions
+from apps.costs.admin_budget_form import BudgetForm
+from apps.costs.alerting import highest_reached
+from apps.costs.budgets import Standing
+from apps.costs.forecasting import Outlook, outlooks
+from apps.costs.models import Budget, BudgetAlert, BudgetPeriod
 from apps.tenants.admin_scoping import TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission
-from portal.admin import Card, ReadOnly, list_url
+from portal.admin import Card, list_url
 from portal.admin_columns import (
     BAD,
     BUSY,
@@ -29,37 +33,19 @@ from portal.admin_columns import (
     WARN,
     label,
     link_column,
+    moment,
     money,
     share,
     short,
-    usd_column,
     usd_exact,
-    when_column,
     yes_column,
 )
-from portal.admin_fields import DateRangeFilter
 from portal.money import usd_label
 
 LONGEST_PERIOD = dt.timedelta(days=32)
 MOST_NEAR = 500
-
-
-class BudgetForm(forms.ModelForm):
-    """The budget's fields; the action that saves it may refuse, and says so on the form."""
-
-    class Meta:
-        model = Budget
-        fields = ("tenant", "name", "scope", "target", "period", "enforcement", "limit", "is_active", "note")
-
-    def clean(self) -> dict[str, Any]:
-        given: dict[str, Any] = super().clean() or self.cleaned_data
-        scope, target = given.get("scope"), (given.get("target") or "").strip()
-        if scope == Scope.TENANT and target:
-            self.add_error("target", "A budget of the whole tenant has no target: leave this empty.")
-        if scope in (Scope.END_USER, Scope.SWARM) and target and not _is_uuid(target):
-            noun = "data subject" if scope == Scope.END_USER else "swarm"
-            self.add_error("target", f"Must be the id (a UUID) of a {noun}, or empty for each one separately.")
-        return given
+HISTORY = 12
+"""Periods told on a budget's page."""
 
 
 class MadeByFilter(DropdownFilter):
@@ -95,7 +81,7 @@ class BudgetAdmin(TenantModelAdmin):
         "target": "A data subject's id, a swarm's id or an agent's name. Empty: each one separately.",
         "limit": "USD. Lowered below what is spent or reserved, it takes nothing back: no further call fits.",
     }
-    list_display = ("name", "tenant_link", "limit_usd", "how", "standing", "left", "state")
+    list_display = ("name", "tenant_link", "how", "standing", "outlook", "raised", "state")
     list_filter = (
         TenantFilter,
         MadeByFilter,
@@ -107,14 +93,20 @@ class BudgetAdmin(TenantModelAdmin):
     search_fields = ("name", "target")
     list_select_related = ("tenant",)
     ordering = ("tenant__slug", "name", "id")
-    shown_as: ClassVar[dict[str, str]] = {"limit": "limit_exact"}
-    standing_fields = ("standing", "spent", "reserved", "left", "period_now", "periods_link")
+    shown_as: ClassVar[dict[str, str]] = {"limit": "limit_exact", "alert_levels": "levels"}
+    standing_fields = (
+        "standing",
+        ("spent", "reserved", "left"),
+        ("forecast", "burn_rate", "exhausts"),
+        "raised",
+        "period_now",
+    )
+    history_fields = ("history", "periods_link", "alerts_link")
     fieldsets = (
         ("What it watches", {"fields": ("tenant", "name", "scope", "target")}),
-        ("Limit", {"fields": ("limit", "period", "enforcement", "is_active")}),
+        ("Limit", {"fields": ("limit", "alert_levels", "period", "enforcement", "is_active")}),
         ("Note", {"fields": ("note",)}),
     )
-    limit_usd = usd_column("limit", "Limit")
     limit_exact = usd_exact("limit", "Limit")
     tenant_link = link_column("tenant", "Tenant")
     state = yes_column("is_active", "State", yes=("active", GOOD), no=("inactive", CALM))
@@ -127,7 +119,11 @@ class BudgetAdmin(TenantModelAdmin):
                 (title, {**options, "fields": [fixed.get(field, field) for field in options["fields"]]})
                 for title, options in fieldsets
             ]
-            return [("Now", {"fields": self.standing_fields}), *shown]
+            return [
+                ("Now", {"fields": self.standing_fields}),
+                *shown,
+                ("Periods so far", {"fields": self.history_fields}),
+            ]
         return [
             (title, {**options, "fields": [field for field in options["fields"] if field != "is_active"]})
             for title, options in fieldsets
@@ -135,7 +131,9 @@ class BudgetAdmin(TenantModelAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """What a budget watches is settled when it is made: its periods have counted that."""
-        return (*self.standing_fields, "tenant_link", "scope", "target", "period") if obj else self.standing_fields
+        told = [name for each in self.standing_fields for name in ([each] if isinstance(each, str) else each)]
+        told += self.history_fields
+        return (*told, "tenant_link", "scope", "target", "period") if obj else told
 
     def save_model(self, request: HttpRequest, obj: Budget, form: Any, change: bool) -> None:
         by = self.principal(request)
@@ -152,9 +150,9 @@ class BudgetAdmin(TenantModelAdmin):
 
     def prepared(self, request: HttpRequest, rows: Iterable[Any]) -> list[Any]:
         prepared = super().prepared(request, rows)
-        standings = budgets.standings(prepared, now=timezone.now())
+        found = outlooks(prepared, now=timezone.now())
         for row in prepared:
-            row.__dict__["_standing"] = standings[row.pk]
+            row.__dict__["_outlook"] = found[row.pk]
         return prepared
 
     @admin.display(description="Watches")
@@ -163,31 +161,96 @@ class BudgetAdmin(TenantModelAdmin):
         what = f"{budget.get_scope_display()}, {budget.get_period_display().lower()}"
         return format_html("{} {}", label("hard" if hard else "soft", BUSY if hard else CALM), what)
 
-    @admin.display(description="Committed")
+    @admin.display(description="Spent and reserved")
     def standing(self, budget: Budget) -> SafeString | str:
-        standing = budget.__dict__.get("_standing")
-        if standing is None:
+        outlook = _outlook(budget)
+        if outlook is None:
             return NOTHING
+        standing = outlook.standing
         committed = standing.spent + standing.reserved
         text = f"{usd_label(committed)} of {usd_label(standing.limit)} ({standing.percent:.0f} %)"
-        return share(committed, standing.limit, text)
+        bar = share(committed, standing.limit, text, **_colours(standing))
+        tone = GOOD if not standing.is_near else BAD if standing.has_run_out and standing.is_hard else WARN
+        detail = (
+            f"{usd_label(standing.spent)} spent, {usd_label(standing.reserved)} in flight, "
+            f"{usd_label(standing.remaining)} left"
+        )
+        return format_html('<span title="{}">{}</span> {}', detail, bar, label(standing.word, tone))
+
+    @admin.display(description="Forecast")
+    def outlook(self, budget: Budget) -> SafeString | str:
+        outlook = _outlook(budget)
+        if outlook is None:
+            return NOTHING
+        found = outlook.forecast
+        gone = f"runs out on {found.exhausts_on:%d %b}" if found.exhausts_on else ""
+        if found.spent is None:
+            return format_html('<span title="{}">{}</span>', found.reason, gone or "too little history")
+        return format_html("{}{}", money(found.spent), f", {gone}" if gone else "")
+
+    @admin.display(description="Alerts raised")
+    def raised(self, budget: Budget) -> SafeString | str:
+        outlook = _outlook(budget)
+        if outlook is None or not outlook.alerts:
+            return NOTHING
+        return format_html_join(
+            " ",
+            "{} {}",
+            ((label(f"{a.level} %", BAD if a.level >= 100 else WARN), moment(a.at)) for a in outlook.alerts),
+        )
 
     @admin.display(description="Remaining")
     def left(self, budget: Budget) -> SafeString | str:
-        standing = budget.__dict__.get("_standing")
-        return money(standing.remaining if standing else None)
+        outlook = _outlook(budget)
+        return money(outlook.standing.remaining if outlook else None)
 
     @admin.display(description="Spent")
     def spent(self, budget: Budget) -> SafeString | str:
-        return money(budget.__dict__["_standing"].spent)
+        outlook = _outlook(budget)
+        return money(outlook.standing.spent if outlook else None)
 
     @admin.display(description="Reserved by calls in flight")
     def reserved(self, budget: Budget) -> SafeString | str:
-        return money(budget.__dict__["_standing"].reserved)
+        outlook = _outlook(budget)
+        return money(outlook.standing.reserved if outlook else None)
+
+    @admin.display(description="Forecast to the end of the period")
+    def forecast(self, budget: Budget) -> SafeString | str:
+        outlook = _outlook(budget)
+        if outlook is None:
+            return NOTHING
+        return outlook.forecast.reason or money(outlook.forecast.spent)
+
+    @admin.display(description="A day costs, so far")
+    def burn_rate(self, budget: Budget) -> SafeString | str:
+        outlook = _outlook(budget)
+        return money(outlook.forecast.per_day if outlook else None)
+
+    @admin.display(description="Runs out on")
+    def exhausts(self, budget: Budget) -> str:
+        outlook = _outlook(budget)
+        if outlook is None or (outlook.forecast.exhausts_on is None and outlook.forecast.reason):
+            return NOTHING
+        return f"{outlook.forecast.exhausts_on:%Y-%m-%d}" if outlook.forecast.exhausts_on else "it lasts"
+
+    @admin.display(description="Alert at")
+    def levels(self, budget: Budget) -> str:
+        return ", ".join(f"{level} %" for level in budget.alert_levels) or "no alerts"
+
+    @admin.display(description=f"The last {HISTORY}")
+    def history(self, budget: Budget) -> SafeString | str:
+        """The newest periods, with the alerts of each; made once, as the page asks for it several times."""
+        if "_history" not in budget.__dict__:
+            budget.__dict__["_history"] = _history(budget)
+        told: SafeString | str = budget.__dict__["_history"]
+        return told
 
     @admin.display(description="Period")
     def period_now(self, budget: Budget) -> str:
-        standing = budget.__dict__["_standing"]
+        outlook = _outlook(budget)
+        if outlook is None:
+            return NOTHING
+        standing = outlook.standing
         if not standing.of:
             return "Nothing was charged in the current period yet"
         if not standing.ends_at:
@@ -200,79 +263,69 @@ class BudgetAdmin(TenantModelAdmin):
     def periods_link(self, budget: Budget) -> SafeString | str:
         return self.link_to_list(budget, BudgetPeriod, f"budget__id__exact={budget.pk}", "How earlier ones ended")
 
+    @admin.display(description="All alerts")
+    def alerts_link(self, budget: Budget) -> SafeString | str:
+        query = f"period__budget__id__exact={budget.pk}"
+        return self.link_to_list(budget, BudgetAlert, query, "What was raised, and withdrawn")
+
     def card(self, request: HttpRequest) -> Card | None:
-        """Budgets whose current period is nearly or wholly committed."""
+        """Budgets that reached one of their alert levels in the current period."""
         now = timezone.now()
         periods = BudgetPeriod.objects.filter(
             budget__in=self.get_queryset(request).filter(is_active=True).exclude(period="run"),
             starts_at__gte=now - LONGEST_PERIOD,
             ends_at__gt=now,
         )
-        fullest: dict[Any, float] = {}
-        for period in periods.fullest_first().only("budget_id", "limit", "spent", "reserved", "overage")[:MOST_NEAR]:
-            fullest.setdefault(period.budget_id, period.percent)
-        near = sum(percent >= 80 for percent in fullest.values())
-        used_up = sum(percent >= 100 for percent in fullest.values())
+        amounts = ("limit", "spent", "reserved", "overage", "exhausted_at")
+        near: dict[Any, bool] = {}
+        for period in periods.fullest_first().select_related("budget").only(*amounts, *_RULES)[:MOST_NEAR]:
+            owed = period.spent + period.overage
+            if period.budget.is_hard and (owed >= period.limit or period.exhausted_at):
+                near[period.budget_id] = True
+            elif highest_reached(period.budget.alert_levels, owed=owed, limit=period.limit):
+                near.setdefault(period.budget_id, False)
+        used_up = sum(near.values())
         return Card(
             "Budgets near their limit",
-            str(near),
-            f"{used_up} used up" if used_up else "80 % or more of the current month or day",
+            str(len(near)),
+            f"{used_up} used up" if used_up else "reached an alert level in the current month or day",
             list_url(Budget, "is_active__exact=1"),
             BAD if used_up else WARN if near else GOOD,
         )
 
 
-@admin.register(BudgetPeriod)
-class BudgetPeriodAdmin(ReadOnly, TenantModelAdmin):
-    about = "What was spent and is reserved of each budget in each period. Calls write it; nobody edits it."
-    read_permission = Permission.BUDGET_READ
-    tenant_path = "budget__tenant_id"
-    is_audited = False
-    huge = True
-    list_display = ("period_key", "budget_link", "who", "committed", "spent_usd", "reserved_usd", "overage_usd", "ends")
-    list_filter = (TenantFilter, ("budget__enforcement", ChoicesDropdownFilter), ("starts_at", DateRangeFilter))
-    search_fields = ("budget__name", "key", "holder")
-    list_select_related = ("budget", "budget__tenant")
-    ordering = ("-id",)
-    fieldsets = (
-        (None, {"fields": ("budget_link", "period_key", "who", "starts", "ends", "changed")}),
-        (
-            "Money",
-            {"fields": ("committed", "limit_exact", "ceiling_exact", "spent_exact", "reserved_exact", "overage_exact")},
-        ),
-        ("Announced", {"fields": ("exhausted",)}),
-    )
-    budget_link = link_column("budget", "Budget")
-    limit_exact = usd_exact("limit", "Limit")
-    ceiling_exact = usd_exact("ceiling", "Enforced by the database")
-    spent_exact = usd_exact("spent", "Spent")
-    reserved_exact = usd_exact("reserved", "Reserved by calls in flight")
-    overage_exact = usd_exact("overage", "Billed beyond reservations")
-    spent_usd = usd_column("spent", "Spent")
-    reserved_usd = usd_column("reserved", "Reserved")
-    overage_usd = usd_column("overage", "Overage")
-    starts = when_column("starts_at", "Starts")
-    ends = when_column("ends_at", "Ends")
-    changed = when_column("updated_at", "Last charge")
-    exhausted = when_column("exhausted_at", "Refused a call")
-
-    @admin.display(description="Period", ordering="starts_at")
-    def period_key(self, period: BudgetPeriod) -> SafeString | str:
-        return format_html("Run {}", short(period.key)) if len(period.key) > 12 else period.key
-
-    @admin.display(description="Of")
-    def who(self, period: BudgetPeriod) -> SafeString | str:
-        return short(period.holder)
-
-    @admin.display(description="Committed")
-    def committed(self, period: BudgetPeriod) -> SafeString:
-        text = f"{usd_label(period.committed)} of {usd_label(period.limit)} ({period.percent:.0f} %)"
-        return share(period.committed, period.limit, text)
+_RULES = ("budget__alert_levels", "budget__enforcement")
 
 
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+def _outlook(budget: Budget) -> Outlook | None:
+    """What was prepared for the page; none on the page of a new budget."""
+    found: Outlook | None = budget.__dict__.get("_outlook")
+    return found
+
+
+def _history(budget: Budget) -> SafeString | str:
+    """A table of the newest periods. Two queries."""
+    raised = models.Prefetch("alerts", BudgetAlert.objects.standing().order_by("level"), "raised")
+    periods = list(budget.periods.order_by("-starts_at", "-id").prefetch_related(raised)[:HISTORY])
+    if not periods:
+        return "Nothing was charged to it yet."
+    rows = [
+        [
+            short(period.key),
+            short(period.holder),
+            share(period.committed, period.limit, f"{usd_label(period.committed)} of {usd_label(period.limit)}"),
+            ", ".join(f"{alert.level} %" for alert in period.raised) or NOTHING,  # type: ignore[attr-defined]
+            moment(period.ends_at),
+        ]
+        for period in periods
+    ]
+    each = any(period.holder for period in periods)
+    headers = ["Period", "Whose", "Spent and reserved", "Alerts", "Ends"]
+    keep = [place for place, name in enumerate(headers) if each or name != "Whose"]
+    table = {"headers": [headers[n] for n in keep], "rows": [[row[n] for n in keep] for row in rows]}
+    return render_to_string("unfold/components/table.html", {"table": table})
+
+
+def _colours(standing: Standing) -> dict[str, float]:
+    """The bar's colour says what the word beside it says: orange from the first alert on, red when used up."""
+    return {"warn_at": 0.0 if standing.is_near else 9e9, "bad_at": 0.0 if standing.has_run_out else 9e9}

@@ -239,6 +239,7 @@ class Standing:
     exhausted_at: dt.datetime | None = None
     alert_levels: tuple[int, ...] = ()
     counts_from: dt.datetime | None = None
+    is_hard: bool = True
 
     @property
     def remaining(self) -> int:
@@ -260,6 +261,23 @@ class Standing:
     def is_used_up(self) -> bool:
         """Nothing is left, and calls in flight can give nothing back."""
         return self.spent >= self.limit
+
+    @property
+    def has_run_out(self) -> bool:
+        """Nothing is left, or too little for a call that was refused."""
+        return self.is_used_up or (self.is_hard and self.exhausted_at is not None)
+
+    @property
+    def is_near(self) -> bool:
+        """It needs a look: one of its alert levels is reached, or it has run out."""
+        return self.has_run_out or self.level is not None
+
+    @property
+    def word(self) -> str:
+        """How it is, in a word or two."""
+        if self.has_run_out:
+            return "used up" if self.is_hard else "over its limit"
+        return f"past its {self.level} % alert" if self.level else "within its limit"
 
 
 _OF_PERIOD = ("key", "holder", "starts_at", "ends_at", "limit", "spent", "reserved", "of", "period_id", "exhausted_at")
@@ -289,6 +307,7 @@ def standings(budgets: Sequence[Budget], *, now: dt.datetime) -> dict[uuid.UUID,
             budget.limit,
             alert_levels=tuple(budget.alert_levels),
             counts_from=budget.created_at,
+            is_hard=budget.is_hard,
         )
         if span:
             # A day of slack: the tenant's time zone may have been another one when the row was made.
@@ -325,7 +344,9 @@ def blocked_tenants(*, now: dt.datetime) -> dict[uuid.UUID, tuple[str, dt.dateti
         Budget.objects.active()
         .filter(scope=Scope.TENANT, enforcement=Enforcement.HARD)
         .exclude(period=Period.RUN)
-        .only("id", "tenant_id", "name", "scope", "target", "period", "limit", "alert_levels", "created_at")
+        .only(
+            "id", "tenant_id", "name", "scope", "target", "period", "limit", "alert_levels", "created_at", "enforcement"
+        )
         .order_by("tenant_id", "name")
     )
     stand = standings(budgets, now=now)
