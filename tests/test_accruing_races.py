@@ -1,4 +1,4 @@
-"""Eight processes accrue the same hours, and some are killed in the middle of it: each hour is charged once."""
+"""Many at once: hours are charged once though processes race and are killed, and advice is acted on once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import subprocess
 import sys
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from apps.costs.accrual import accrue
-from apps.costs.models import AccruedHour, Accruing, LedgerEntry, Rate
-from apps.swarms.models import Holding
-from apps.tenants.models import Tenant
+from apps.costs.advising import CannotDecide, act_on
+from apps.costs.models import AccruedHour, Accruing, Advice, AdviceKind, LedgerEntry, Rate
+from apps.providers.models import Provider
+from apps.swarms.models import AgentOverride, Holding
+from apps.tenants.access import principal_of
+from apps.tenants.models import Tenant, User
 from tests.swarms import StepOf, make_swarm
+from tests.test_reserving_races import Aside
+from tests.test_whatif import SMALL, prices
+
+__all__ = ["prices"]
 
 START = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
 HOURS = 96
@@ -71,3 +78,30 @@ def test_many_at_once_and_kills_charge_each_hour_once(own_database: str, acme: T
     owed = LedgerEntry.objects.of_swarms([first.pk, other.pk])
     assert owed[first.pk].infrastructure == 10 * HOURS * 3600
     assert owed[other.pk].infrastructure == n * (HOURS * 3600 - n * 60)
+
+
+def test_two_people_act_on_advice_and_one_of_them_is_told(
+    own_database: str, acme: Tenant, finance: User, platform_admin: User, prices: None
+) -> None:  # C8
+    Provider.objects.create(name="simulated")
+    advice = Advice.objects.create(
+        tenant=acme,
+        kind=AdviceKind.DEAR_MODEL,
+        key="writer",
+        text="It costs less.",
+        saving=1,
+        facts={"agent": "writer", "new_model": SMALL},
+        window_start=START,
+        window_end=NOW,
+    )
+
+    def refusal() -> str:
+        with pytest.raises(CannotDecide) as refused:
+            act_on(advice, by=principal_of(platform_admin), now=NOW)
+        return str(refused.value)
+
+    with transaction.atomic():
+        act_on(advice, by=principal_of(finance), now=NOW)
+        second = Aside(refusal).until_it_waits()
+    assert "it was acted" in second.outcome()
+    assert AgentOverride.objects.get().model == SMALL

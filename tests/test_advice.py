@@ -24,6 +24,7 @@ from apps.execution.models import Attempt
 from apps.providers.models import Provider
 from apps.swarms.actions.submit import submit
 from apps.swarms.models import AgentOverride, Holding, ResourcePool, Swarm
+from apps.swarms.spec_errors import SpecInvalid
 from apps.tenants.access import AccessDenied, principal_of
 from apps.tenants.models import Tenant, User
 from portal.money import NANO
@@ -232,6 +233,15 @@ def test_acting_changes_the_swarms_submitted_from_then_on_and_is_in_the_trail(
 
     override.delete()
     assert submit(spec, tenant=acme, by=principal_of(developer), now=NOW).overrides == {}
+
+
+def test_an_override_that_can_no_longer_be_run_is_named(
+    advice: Advice, acme: Tenant, finance: User, developer: User
+) -> None:
+    act_on(advice, by=principal_of(finance), now=NOW)
+    AgentOverride.objects.update(model="elsewhere:tiny")
+    with pytest.raises(SpecInvalid, match="An agent override sets this model"):
+        submit(desk.spec("brief"), tenant=acme, by=principal_of(developer), now=NOW)
 
 
 def test_an_act_that_is_refused_leaves_nothing_behind(advice: Advice, finance: User) -> None:

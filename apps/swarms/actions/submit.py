@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from django.db import transaction
@@ -58,7 +59,7 @@ def submit(
     here = _problems_here(examined.agents, tenant, now)
     if examined.spec:
         here += _problems_of_size(examined.spec, tenant)
-    examined.found += [problem for problem in here if problem.path not in taken]
+    examined.found += [_blamed(problem, overridden) for problem in here if problem.path not in taken]
     spec = examined.verify()
     with transaction.atomic():
         return _write(spec, examined.data, overridden, tenant, by, user, now)
@@ -121,6 +122,15 @@ def _unpriced(models: set[str], tenant: Tenant, now: dt.datetime) -> dict[str, s
                 found[model] = str(error)
         return found
     return {}
+
+
+def _blamed(problem: Found, overridden: Mapping[str, Any]) -> Found:
+    """The problem, saying so where it comes from an override and not from the spec."""
+    match problem.path:
+        case ("agents", name, "model") if "model" in overridden.get(str(name), ()):
+            message = f"{problem.message} An agent override sets this model: change it under Money, Agent overrides."
+            return replace(problem, message=message)
+    return problem
 
 
 def _problems_of_size(spec: SwarmSpec, tenant: Tenant) -> list[Found]:
