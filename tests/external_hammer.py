@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 LEASE = dt.timedelta(seconds=0.4)
 EVENTS = 3000
+ROUNDS = 40
 BEGAN = dt.datetime(2026, 11, 10, 12, tzinfo=dt.UTC)
 
 
 def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: bool) -> None:
-    """One thread: reserves call by call and ends them in every way, until nothing fits any more or time is up."""
+    """One thread: reserves call by call and ends them in every way, until nothing fits, or its rounds or time are up."""
     from contextlib import suppress
 
     from django.db import connection
@@ -41,7 +42,7 @@ def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: boo
     flying: list[ExternalReservation] = []
     landed: list[ExternalReservation] = []
     refused_for_good = rounds = 0
-    while time.monotonic() < ends_at and refused_for_good < 4:
+    while time.monotonic() < ends_at and refused_for_good < 4 and rounds < ROUNDS:
         rounds += 1
         if seed.startswith("events") and rounds % 4 == 0:
             numbers = rng.sample(range(EVENTS), 60)
@@ -76,7 +77,7 @@ def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: boo
                         settle(late, Billed(amount=rng.randint(0, late.amount)), by=by, now=timezone.now())
                     case _:
                         settle(held, Billed(amount=rng.randint(0, held.amount)), by=by, now=timezone.now())
-        if rounds % 5 == 0:
+        if rounds % 3 == 0:
             sys.stdout.write(".\n")
             sys.stdout.flush()
     connection.close()
