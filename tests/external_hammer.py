@@ -25,7 +25,7 @@ BEGAN = dt.datetime(2026, 11, 10, 12, tzinfo=dt.UTC)
 
 
 def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: bool) -> None:
-    """One thread: reserves call by call and ends them in every way, until nothing fits, or its rounds or time are up."""
+    """One thread: reserves calls and ends them in every way, until nothing fits, or its rounds or time are up."""
     from contextlib import suppress
 
     from django.db import connection
