@@ -52,6 +52,11 @@ def register_page(page: Page) -> None:
     _pages[page.name] = page
 
 
+def pages() -> list[Page]:
+    """All pages that were registered."""
+    return list(_pages.values())
+
+
 class LoginForm(AuthenticationForm):
     """The login of the administration: the same accounts as the console's, for staff."""
 

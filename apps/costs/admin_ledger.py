@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from portal.admin_columns import (
     NOTHING,
     WARN,
     label,
+    moment,
     reference_column,
     short,
     short_column,
@@ -130,7 +132,7 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
     sortable_by = ()  # any other order than the latest first would sort millions of rows
     ordering = ("-at", "-id")
     fieldsets = (
-        (None, {"fields": ("when", "kind_label", "amount_exact", "explained", "state", "note")}),
+        (None, {"fields": ("exactly", "kind_label", "amount_exact", "explained", "state", "note")}),
         ("For", {"fields": ("tenant_name", "subject", "swarm", "task", "agent", "model", "run", "external_id")}),
         ("Corrections", {"fields": ("corrected", "corrections", "net")}),
         ("Charged to", {"fields": ("charged_to",)}),
@@ -210,6 +212,13 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
         if entry.model or entry.quantity is None:
             return entry.model or entry.note or NOTHING
         return explain(entry)[0].rstrip(".")
+
+    @admin.display(description="When")
+    def exactly(self, entry: LedgerEntry) -> SafeString:
+        """The moment by the tenant's clocks, which decide into which day and month it falls; for the entry's page."""
+        tenant = entry.__dict__.get("_referenced", {}).get("tenant_id")
+        at = entry.at.astimezone(tenant.zone if tenant else dt.UTC)
+        return format_html("{} ({})", f"{at:%-d %B %Y %H:%M:%S} {at.tzname()}", moment(entry.at))
 
     @admin.display(description="State")
     def state(self, entry: LedgerEntry) -> SafeString:

@@ -1,0 +1,142 @@
+"""The finance user in a real browser: every page of the costs app, and those about spending in light, dark and small.
+
+``SCREENSHOTS=/some/folder python -m pytest tests/test_browser_spending.py`` keeps pictures to look at.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.urls import reverse
+
+from apps.costs.models import LedgerEntry
+from apps.tenants.models import Membership, Tenant, User
+from apps.tenants.roles import Role
+from portal.admin_site import pages
+from tests.admin_rows import make_rows
+from tests.browser import OpenTab, Tab, chromium, db, tab, web, web_of_module
+from tests.spending import spend, varied
+from tests.test_admin_pages import OPENS
+
+__all__ = ["chromium", "db", "tab", "web", "web_of_module"]
+pytestmark = pytest.mark.browser
+
+SIZES = [(1280, False), (390, True)]
+DAYS = "from=2026-11-01&to=2026-11-24"
+REPORT, LEDGER, PRICES = "/admin/costs/report/", "/admin/costs/ledgerentry/", "/admin/costs/prices-in-force/"
+
+
+@pytest.fixture
+def clerk(acme: Tenant, rival: Tenant, finance: User) -> User:
+    """Finance of two tenants, with something in every list."""
+    finance.is_staff = True
+    finance.save()
+    Membership.objects.create(user=finance, tenant=rival, role=Role.FINANCE)
+    varied([acme, rival], 150)
+    make_rows(acme, 1)
+    return finance
+
+
+def picture(window: Tab, name: str) -> None:
+    """Kept where SCREENSHOTS says, if it does."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        window.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def verify(window: Tab, hosts: set[str]) -> None:
+    assert window.complaints == []
+    assert window.overflow() == 0
+    assert hosts == {urlsplit(window.web.url).netloc}
+    text = window.page.inner_text("body")
+    for secret in ("Say {{", "broke", "-person", "-user-"):  # a prompt, an error of a task, names of people
+        assert secret not in text, (window.page.url, secret)
+
+
+def hosts_asked(window: Tab) -> set[str]:
+    """The hosts that the window asks for anything, from now on."""
+    hosts: set[str] = set()
+    window.page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    return hosts
+
+
+def test_finance_opens_every_page_of_the_costs_app(tab: OpenTab, clerk: User, acme: Tenant) -> None:
+    window = tab(clerk)
+    hosts = hosts_asked(window)
+    site = reverse("admin:index")
+    opened = []
+    for page in pages():
+        if page.path.startswith("costs/"):
+            opened.append(f"{site}{page.path}")
+    for model in admin.site._registry:
+        if model._meta.app_label == "costs" and model._meta.label in OPENS["finance"]:
+            base = f"{site}costs/{model._meta.model_name}/"
+            opened.append(base)
+            if row := model._default_manager.order_by("-pk").first():
+                opened.append(f"{base}{quote(row.pk)}/change/")
+    assert {REPORT, LEDGER, PRICES} < set(opened)
+    for path in [site, *opened]:
+        answer = window.page.goto(window.web.url + path)
+        assert answer, path
+        assert answer.status == 200, path
+        verify(window, hosts)
+
+
+@pytest.mark.parametrize(("width", "dark"), SIZES)
+def test_the_pages_about_spending_fit_every_screen(
+    tab: OpenTab, clerk: User, acme: Tenant, width: int, dark: bool
+) -> None:
+    spend(acme, 3, model="nobody:nothing")
+    entry = LedgerEntry.objects.filter(kind="llm").latest("at")
+    window = tab(clerk, width=width, dark=dark)
+    hosts = hosts_asked(window)
+    paths = {
+        "first": "/admin/",
+        "report": f"{REPORT}?{DAYS}",
+        "report-empty": f"{REPORT}?from=2020-01-01&to=2020-01-09",
+        "report-refused": f"{REPORT}?from=2026-11-20&to=2026-11-01",
+        "ledger": f"{LEDGER}?{DAYS}",
+        "ledger-refused": f"{LEDGER}?{DAYS}&user=nobody",
+        "entry": f"{LEDGER}{entry.pk}/change/",
+        "prices": f"{PRICES}?tenant={acme.pk}&model=google:gemini-2.5-pro",
+    }
+    for name, path in paths.items():
+        window.page.goto(window.web.url + path)
+        picture(window, f"{name}-{width}{'-dark' * dark}")
+        verify(window, hosts)
+
+
+def test_typed_days_and_named_frames_take_each_other_back(tab: OpenTab, clerk: User) -> None:
+    window = tab(clerk)
+    window.page.goto(f"{window.web.url}{REPORT}")
+    window.page.fill("[name=from]", "2026-11-03")
+    window.page.dispatch_event("[name=from]", "change")
+    assert window.page.input_value("[name=period]") == "custom"
+    window.page.fill("[name=to]", "2026-11-12")
+    window.page.click("button:has-text('Show')")
+    window.page.wait_for_selector("text=3 Nov to 12 Nov 2026")
+    assert window.page.locator("canvas.chart").count() == 2
+    window.page.select_option("[name=period]", "last_month")
+    assert window.page.input_value("[name=from]") == ""
+    window.page.click("button:has-text('Show')")
+    window.page.wait_for_url("**period=last_month**")
+    assert window.page.locator("[role=alert]").count() == 0
+
+
+def test_a_line_of_the_report_leads_to_its_entries_and_those_to_a_file(tab: OpenTab, clerk: User) -> None:
+    window = tab(clerk)
+    window.page.goto(f"{window.web.url}{REPORT}?{DAYS}&by=agent")
+    line = window.page.locator("tr", has=window.page.locator("a", has_text="researcher")).last
+    exact = line.locator("td").first.get_attribute("title")
+    line.locator("a").click()
+    window.page.wait_for_selector("tr.total")
+    assert window.page.locator("tr.total td").first.get_attribute("title") == exact
+    with window.page.expect_download() as waiting:
+        window.page.click("text=Export as CSV")
+    lines = Path(waiting.value.path()).read_text().splitlines()
+    entries = window.page.locator("tr.total td").nth(1).inner_text()
+    assert f"{len(lines) - 1:,}" == entries
