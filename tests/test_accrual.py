@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import zoneinfo
 from decimal import Decimal
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -12,12 +13,13 @@ from uuid import UUID
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps.costs import accrual, tasks
 from apps.costs.accrual import Held, RateBook, accrue, infrastructure, storage
+from apps.costs.booking import Booking
 from apps.costs.models import AccruedHour, Accruing, BudgetPeriod, Kind, LedgerEntry, Rate
 from apps.swarms import metering
 from apps.swarms.actions import lifecycle
@@ -199,6 +201,18 @@ def test_the_database_knows_one_open_holding_of_a_swarm_and_none_that_ends_befor
     assert spans(swarm) == [(NOON, NOON)]
 
 
+@pytest.mark.django_db
+def test_what_swarms_held_before_there_were_holdings_is_held_from_the_migration_on(acme: Tenant) -> None:
+    swarm = make_swarm(acme, [StepOf("one")], now=NOON)
+    make_swarm(acme, [StepOf("one")], running=False)
+    Holding.objects.all().delete()
+    migration = import_module("apps.swarms.migrations.0004_holdings").Migration
+    with connection.cursor() as cursor:
+        cursor.execute(migration.operations[-1].sql)
+    (holding,) = Holding.objects.all()
+    assert (holding.swarm, holding.tenant, holding.agents, holding.until) == (swarm, acme, 10, None)
+
+
 # -- the job -----------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +253,23 @@ def test_a_missed_day_is_made_up_for_in_bounded_runs(acme: Tenant) -> None:
     assert accrue(now=DAY + 24 * H + 6 * M)[0].behind == 0
     assert AccruedHour.objects.filter(kind=Accruing.INFRASTRUCTURE).count() == 24
     assert LedgerEntry.objects.of_swarms([swarm.pk])[swarm.pk].infrastructure == 24 * 10 * CENT
+
+
+@pytest.mark.django_db
+def test_an_hour_that_can_no_longer_be_booked_is_booked_later_and_says_so(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:  # C7
+    def closed(costs: list[tuple[UUID, dt.datetime]], *, now: dt.datetime) -> list[Booking]:
+        return [Booking(now, f"For {at:%Y-%m-%d}.") for _, at in costs]
+
+    monkeypatch.setattr(accrual, "bookings", closed)
+    make_swarm(acme, [StepOf("one", items=1)], now=NOON)
+    rate(CENT)
+    now = NOON + 30 * H
+    accrue(now=now, most=1)
+    (entry,) = LedgerEntry.objects.all()
+    assert (entry.at, entry.note, entry.amount) == (now, "For 2026-11-21.", 10 * CENT)
+    assert AccruedHour.objects.get().hour == NOON
 
 
 @pytest.mark.django_db
