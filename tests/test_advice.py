@@ -370,3 +370,38 @@ def test_a_finding_is_kept_only_with_rows_to_rest_on(acme: Tenant, monkeypatch: 
     found = Finding(acme.pk, AdviceKind.DEAR_MODEL, "k", "t", 2 * NANO, NOW - 4 * DAY, NOW, 0, {})
     monkeypatch.setattr(advising, "_finders", {AdviceKind.DEAR_MODEL: lambda now, thresholds: [found]})
     assert refresh(now=NOW) == 0
+
+
+def override_form(tenant: Tenant, **fields: str) -> dict[str, str]:
+    return {"tenant": str(tenant.pk), "agent": "writer", "model": "", "max_replicas": "", "note": "", **fields}
+
+
+def test_finance_sets_and_removes_an_override_by_hand(advice: Advice, acme: Tenant, finance: User) -> None:
+    client = staff(finance)
+    add = "/admin/swarms/agentoverride/add/"
+    for fields, says in (
+        ({}, "this changes nothing"),
+        ({"model": "nobody:knows"}, "no provider"),
+        ({"model": "simulated:unheard"}, "No price is known"),
+        ({"max_replicas": "0"}, "greater than or equal to 1"),
+    ):
+        page = html.unescape(client.post(add, override_form(acme, **fields)).content.decode())
+        assert says in page, says
+    client.post(add, override_form(acme, max_replicas="4"))
+    made = AgentOverride.objects.get()
+    assert (made.agent, made.model, made.max_replicas) == ("writer", "", 4)
+    assert AuditEntry.objects.get(action="override:create").resource_id == str(made.pk)
+    act_on(advice, by=principal_of(finance), now=NOW)  # adds to it
+    made.refresh_from_db()
+    assert (made.model, made.max_replicas) == (SMALL, 4)
+    client.post(f"/admin/swarms/agentoverride/{made.pk}/delete/", {"post": "yes"})
+    assert not AgentOverride.objects.exists()
+    assert AuditEntry.objects.filter(action="override:delete").exists()
+
+
+def test_an_outsider_sets_no_override_here(acme: Tenant, prices: None, viewer: User, outsider: User) -> None:  # A5
+    add = "/admin/swarms/agentoverride/add/"
+    assert staff(viewer).get(add).status_code == 403
+    refused = staff(outsider).post(add, override_form(acme, max_replicas="4")).content.decode()
+    assert "Select a valid choice" in refused
+    assert not AgentOverride.objects.exists()
