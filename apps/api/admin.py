@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.db import models
+from django.http import HttpRequest
 from unfold.contrib.filters.admin import FieldTextFilter
 
 from apps.api.models import IdempotencyKey
@@ -24,3 +26,8 @@ class IdempotencyKeyAdmin(ReadOnly, PlatformModelAdmin):
     ordering = ("-id",)
     fieldsets = ((None, {"fields": ("key", "endpoint", "who", "status", "request_hash", "made")}),)
     made = when_column("created_at", "Answered")
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[IdempotencyKey]:
+        """Without the answers, which can be large and are not shown."""
+        rows: models.QuerySet[IdempotencyKey] = super().get_queryset(request).defer("body")
+        return rows
