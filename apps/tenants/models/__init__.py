@@ -1,0 +1,15 @@
+"""Tenants, the people who work for them, and the tokens that act for those people."""
+
+from apps.tenants.models.membership import Membership
+from apps.tenants.models.tenant import CallsInFlight, Tenant, validate_time_zone
+from apps.tenants.models.token import ApiToken
+from apps.tenants.models.user import User
+
+__all__ = [
+    "ApiToken",
+    "CallsInFlight",
+    "Membership",
+    "Tenant",
+    "User",
+    "validate_time_zone",
+]
