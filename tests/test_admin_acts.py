@@ -240,6 +240,7 @@ def test_a_tenants_admin_manages_its_people_but_not_its_share_of_the_pool(owner:
     membership = owner.memberships.get()
     data = {
         "weight": "99",
+        "calls_at_limit": "finish",
         "memberships-TOTAL_FORMS": "1",
         "memberships-INITIAL_FORMS": "1",
         "memberships-0-id": str(membership.pk),

@@ -24,7 +24,7 @@ from apps.execution.models import Archive, Attempt
 from apps.observability import wholeness
 from apps.swarms import progress
 from apps.swarms.actions import lifecycle
-from apps.swarms.models import Agent, Step, Swarm, SwarmStatus, Task, TaskStatus
+from apps.swarms.models import Agent, AgentOverride, Step, Swarm, SwarmStatus, Task, TaskStatus
 from apps.tenants.access import principal_of
 from apps.tenants.models import Tenant, User
 from portal.money import usd_text
@@ -45,6 +45,7 @@ def a_run(tenant: Tenant, user: User) -> Swarm:
     """Of four tasks to read, one succeeded, one waits for its retry, two were never tried; then it was terminated."""
     desk.models_for_sale()
     desk.platform_is_up(NOW)
+    AgentOverride.objects.create(tenant=tenant, agent="writer", model="simulated:small")
     swarm = desk.started(desk.spec("reading", budget_usd=1, end_user="user-8842"), tenant, user, NOW)
     one, other = desk.take(2, NOW)
     desk.work(now=NOW, of=[one])
@@ -61,6 +62,8 @@ def test_the_document_tells_all_of_a_swarm(own_database: str, acme: Tenant, owne
     assert list(told) == ["format", "swarm", "spec", "cost", "agents", "steps", "tasks", "events"]
     assert told["format"] == 1
     assert told["spec"] == swarm.spec
+    assert told["swarm"]["overrides"] == {"writer": {"model": ["simulated:large", "simulated:small"]}}
+    assert [agent["model"] for agent in told["agents"]] == ["simulated:small", "simulated:small"]
     assert told["swarm"]["id"] == str(swarm.pk)
     assert (told["swarm"]["status"], told["swarm"]["status_reason"]) == ("terminated", REASON)
     assert (told["swarm"]["priority"], told["swarm"]["finished_at"]) == ("normal", "2026-11-21T12:01:00Z")

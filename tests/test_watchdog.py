@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, connection
+from django.db.models import F
 
-from apps.costs import reserving
-from apps.costs.models import Budget, BudgetPeriod, LedgerEntry, Reservation
+from apps.costs import reserving, rollups
+from apps.costs.models import Budget, BudgetPeriod, DayTotal, LedgerEntry, Reservation
 from apps.costs.reserving import CallRequest, Settlement
 from apps.events.models import Event
 from apps.execution import leases, orchestrator, results
@@ -82,6 +83,7 @@ def working(acme: Tenant, rival: Tenant) -> Swarm:
     )
     results.write([results.Finished(retried, RUNNER, waits, NOW, {})], now=NOW)
     leases.lease(RUNNER, 1, now=NOW, expires_at=LATER + dt.timedelta(seconds=30))
+    assert rollups.roll(now=NOW, upto=LedgerEntry.objects.latest("id").pk) == 3
     assert Swarm.objects.get(pk=over.pk).is_over
     return Swarm.objects.get(pk=swarm.pk)
 
@@ -165,6 +167,10 @@ def _reservation_left_over(swarm: Swarm) -> None:
     )
 
 
+def _rolled_up_twice(swarm: Swarm) -> None:
+    DayTotal.objects.update(entries=F("entries") * 2)
+
+
 def _month_without_partition(swarm: Swarm) -> None:
     Event.objects.create(kind="swarm.dreamt", at=NOW.replace(year=2099))
 
@@ -186,6 +192,7 @@ def _month_without_partition(swarm: Swarm) -> None:
         (_period_forgot, "spending", "249 nano-dollars are spent, and the rows say 250."),
         (_reserved_for_nobody, "reserved", "1 nano-dollars are reserved, and the rows say 0."),
         (_reservation_left_over, "reservations", "ended at 2026-11-21 12:08:59 UTC."),
+        (_rolled_up_twice, "rollups", "entries: the roll-ups say 6, the ledger 3."),
         (_month_without_partition, "partitions", "events_event has rows of 2099-11 in its default partition."),
     ],
 )

@@ -8,8 +8,9 @@ It is JSON in gzip, and the same rows make the same bytes::
      "tasks": [{..., "attempts": [{...}]}],
      "events": [{...}]}
 
-Money is in USD as decimal text, times are RFC 3339 in UTC, ids are text. Tasks are in the order of their steps,
-attempts and events in the order in which they happened.
+The spec is as it was submitted; the swarm's ``overrides`` are what the tenant's agent overrides changed in it, as
+``{"writer": {"model": [before, after]}}``. Money is in USD as decimal text, times are RFC 3339 in UTC, ids are text.
+Tasks are in the order of their steps, attempts and events in the order in which they happened.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ EVENTS_PAGE = 1000
 
 SWARM = (
     "id", "tenant_id", "name", "status", "status_reason", "stop_code", "priority", "subject_id", "submitted_by_id",
-    "estimated_duration_s", "agents_asked", "memory_gb_asked", "cpu_asked",
+    "overrides", "estimated_duration_s", "agents_asked", "memory_gb_asked", "cpu_asked",
     "tasks_total", "tasks_succeeded", "tasks_failed", "tasks_cancelled",
     "created_at", "queued_at", "started_at", "finished_at",
 )  # fmt: skip
