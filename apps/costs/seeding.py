@@ -18,7 +18,7 @@ from django.db import IntegrityError, connection, transaction
 from psycopg.copy import QueuedLibpqWriter
 
 from apps.costs import rollups
-from apps.costs.models import LedgerEntry
+from apps.costs.models import LedgerEntry, run_id
 from apps.costs.prices import ModelPrice
 from apps.costs.summing import TABLES
 from apps.privacy.models import DataSubject
@@ -69,14 +69,31 @@ class CannotSeed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Cast:
+    """Whose history: tenants that exist, by their slugs, the one that spends most first.
+
+    What was spent for their ``people`` went to ``agents`` elsewhere, in runs that are called by ``jobs`` and the day.
+    """
+
+    slugs: Sequence[str]
+    agents: Sequence[str]
+    people: Sequence[str]
+    jobs: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """How much history: ``rows`` entries over the ``days`` that end with ``last``."""
+    """How much history: ``rows`` entries over the ``days`` that end with ``last``.
+
+    It is that of a ``cast``, or of so many ``tenants`` that are made for it, with swarms that were here once.
+    """
 
     rows: int
     tenants: int
     days: int
     last: dt.date
     seed: int = 1
+    cast: Cast | None = None
 
     @property
     def first(self) -> dt.date:
@@ -91,6 +108,7 @@ class _Seeded:
     ahead: int
     users: list[str]
     calls: list[list[str]]  # for each of its agents, calls as they stand in a row
+    jobs: Sequence[str] = ()
 
 
 def seed(plan: Plan, *, progress: Callable[[str, int, int], None], now: dt.datetime) -> None:
@@ -128,36 +146,47 @@ def seed(plan: Plan, *, progress: Callable[[str, int, int], None], now: dt.datet
 
 def _make_tenants(plan: Plan, rng: random.Random) -> list[_Seeded]:
     """The tenants, the largest first, each with end users in proportion to its size. Those that are there are kept."""
-    slugs = [SLUG.format(number) for number in range(1, plan.tenants + 1)]
-    zones = list(ZONES)
-    Tenant.objects.bulk_create(
-        [
-            Tenant(slug=slug, name=f"Seeded {number:04}", time_zone=zones[number % len(zones)])
-            for number, slug in enumerate(slugs, start=1)
-        ],
-        ignore_conflicts=True,
-    )
+    slugs = plan.cast.slugs if plan.cast else [SLUG.format(number) for number in range(1, plan.tenants + 1)]
+    if not plan.cast:
+        zones = list(ZONES)
+        Tenant.objects.bulk_create(
+            [
+                Tenant(slug=slug, name=f"Seeded {number:04}", time_zone=zones[number % len(zones)])
+                for number, slug in enumerate(slugs, start=1)
+            ],
+            ignore_conflicts=True,
+        )
     rows = {tenant.slug: tenant for tenant in Tenant.objects.filter(slug__in=slugs)}
     calls = {model: _calls(model, rng) for model in MODELS}
+    names = plan.cast.agents if plan.cast else AGENTS
     made = []
     for place, slug in enumerate(slugs):
         tenant = rows[slug]
-        wanted = max(3, min(2000, plan.rows // 2000) // (place + 1))
-        DataSubject.objects.bulk_create(
-            [DataSubject(tenant_id=tenant.pk, reference=f"user-{n:05}") for n in range(wanted)], ignore_conflicts=True
-        )
-        users = DataSubject.objects.filter(tenant_id=tenant.pk).order_by("reference").values_list("pk", flat=True)
-        agents = rng.sample(AGENTS, rng.randint(3, 8))
+        agents = rng.sample(names, rng.randint(3, min(8, len(names))))
         models = rng.sample(list(MODELS), rng.randint(2, 5))
         made.append(
             _Seeded(
                 id=str(tenant.pk),
                 ahead=ZONES.get(tenant.time_zone, 0),
-                users=[str(user) for user in users],
+                users=_make_users(tenant, plan, place),
                 calls=[[f"{agent}\t{call}" for call in calls[rng.choice(models)]] for agent in agents],
+                jobs=plan.cast.jobs if plan.cast else (),
             )
         )
     return made
+
+
+def _make_users(tenant: Tenant, plan: Plan, place: int) -> list[str]:
+    """Ids of the end users that a tenant has then."""
+    if plan.cast:
+        people = plan.cast.people[: max(3, len(plan.cast.people) // (place + 1))]
+    else:
+        people = [f"user-{n:05}" for n in range(max(3, min(2000, plan.rows // 2000) // (place + 1)))]
+    DataSubject.objects.bulk_create(
+        [DataSubject(tenant_id=tenant.pk, reference=name) for name in people], ignore_conflicts=True
+    )
+    users = DataSubject.objects.filter(tenant_id=tenant.pk).order_by("reference").values_list("pk", flat=True)
+    return [str(user) for user in users]
 
 
 def _calls(model: str, rng: random.Random) -> list[str]:
@@ -225,7 +254,11 @@ def _swarm(tenant: _Seeded, day: dt.datetime, start: float, rng: random.Random) 
     random_bits, choice = rng.getrandbits, rng.choice
     stamp = f"{int(day.timestamp() * 1000 + start * 1000):012x}7"
     user = choice(tenant.users) if random_bits(2) else "\\N"
-    ids = f"{tenant.id}\t{stamp}{random_bits(76):019x}"
+    swarm_id, run = f"{stamp}{random_bits(76):019x}", ""
+    if tenant.jobs:
+        run = f"{choice(tenant.jobs)} {day:%Y-%m-%d}"
+        swarm_id = str(run_id(uuid.UUID(tenant.id), run))
+    ids = f"{tenant.id}\t{swarm_id}"
     agents = rng.sample(tenant.calls, min(len(tenant.calls), rng.randint(1, 4)))
     rows, date, at = [], f"{day:%Y-%m-%d}", start
     for _ in range(rng.randint(12, 60)):
@@ -236,11 +269,12 @@ def _swarm(tenant: _Seeded, day: dt.datetime, start: float, rng: random.Random) 
         clock = f"{date} {whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}.{int((at - whole) * 1e6):06}+00"
         task, attempt, call = random_bits(76), random_bits(76), random_bits(76)
         unsettled = "t" if call % UNSETTLED_EACH == 0 else "f"
+        work = "\\N\t\\N" if run else f"{stamp}{task:019x}\t{stamp}{attempt:019x}"
         rows.append(
             (
                 at,
-                f"{clock}\t{ids}\t{user}\t{stamp}{task:019x}\t{stamp}{attempt:019x}\t{stamp}{call:019x}"
-                f"\t{choice(choice(agents))}\t{unsettled}\t{{}}\t\t\t\n",
+                f"{clock}\t{ids}\t{user}\t{work}\t{stamp}{call:019x}"
+                f"\t{choice(choice(agents))}\t{unsettled}\t{{}}\t\t{run}\t\n",
             )
         )
     held = round(len(agents) * (at - start) / 3600, 9)
@@ -249,7 +283,7 @@ def _swarm(tenant: _Seeded, day: dt.datetime, start: float, rng: random.Random) 
         (
             start,
             f"{clock}\t{ids}\t\\N\t\\N\t\\N\t\\N\t\tinfrastructure\t{_NO_TOKENS}"
-            f"\t{held:.9f}\t{AGENT_HOUR}\t{math.ceil(held * AGENT_HOUR)}\tf\t{{}}\t\t\t\n",
+            f"\t{held:.9f}\t{AGENT_HOUR}\t{math.ceil(held * AGENT_HOUR)}\tf\t{{}}\t\t{run}\t\n",
         )
     )
     return rows
@@ -272,14 +306,14 @@ def _copy(lines: Sequence[str]) -> None:
 
 def _correct(count: int, tenant_ids: Sequence[str], plan: Plan) -> None:
     """Corrects ``count`` unsettled charges, as a late settlement does: the call cost less than was reserved."""
-    columns = "tenant_id, swarm_id, subject_id, task_id, attempt_id, reservation_id, agent, model"
+    columns = "tenant_id, swarm_id, subject_id, task_id, attempt_id, reservation_id, agent, model, run"
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
             INSERT INTO costs_ledgerentry (at, {columns}, kind, amount, corrects, input_tokens, output_tokens,
-                cache_read_tokens, cache_write_tokens, unsettled, period_ids, external_id, run, note)
+                cache_read_tokens, cache_write_tokens, unsettled, period_ids, external_id, note)
             SELECT at + interval '90 seconds', {columns}, 'adjustment', -(amount * 3 / 5), id, 0, 0, 0, 0, false,
-                '{{}}', '', '', 'Settled after its lease had ended.'
+                '{{}}', '', 'Settled after its lease had ended.'
             FROM costs_ledgerentry e
             WHERE unsettled AND at >= %(first)s AND at < %(after)s AND tenant_id = ANY(%(tenants)s::uuid[])
             AND NOT EXISTS (SELECT FROM costs_ledgerentry c WHERE c.corrects = e.id)

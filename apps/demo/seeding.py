@@ -91,8 +91,8 @@ PRICES = {
 }
 """USD for a million tokens, input and output, of each model of the simulator that the demo uses."""
 
-RATES = {Accruing.INFRASTRUCTURE: "0.04", Accruing.STORAGE: "0.25"}
-"""USD for an agent-hour and for a GB-month."""
+RATES = {Accruing.INFRASTRUCTURE: "0.02", Accruing.STORAGE: "0.025"}
+"""USD for an agent-hour and for a GB-month, as in the history that the demo begins with."""
 
 POOL = {"agents_total": 60, "memory_gb_total": 128, "cpu_total": 32, "swarms_total": 8}
 """Small enough that swarms queue now and then."""

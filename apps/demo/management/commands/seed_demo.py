@@ -5,7 +5,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
 
+from apps.demo.history import write_history
 from apps.demo.seeding import seed
 from apps.tenants.access import principal_of_command
 from portal.commands import Command as BaseCommand
@@ -16,8 +18,8 @@ DEFAULT_REGIONS = ("sim-east=http://127.0.0.1:8001/v1", "sim-west=http://127.0.0
 class Command(BaseCommand):
     help = (
         "Makes the demo: tenants acme, widget and trial with their budgets, the users admin, operator, finance, "
-        "compliance and viewer, and a provider with two simulated regions. What is there already stays as it is, "
-        "so it can be run again at any time."
+        "compliance and viewer, a provider with two simulated regions, and a made-up history of what the tenants "
+        "spent where nothing was spent yet. What is there already stays as it is, so it can be run again at any time."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -32,12 +34,17 @@ class Command(BaseCommand):
             metavar="NAME=URL",
             help=f"A simulated region and its base URL; can be given again. Default: {' '.join(DEFAULT_REGIONS)}",
         )
+        parser.add_argument("--no-history", dest="history", action="store_false", help="Leave an empty ledger empty.")
 
-    def handle(self, *args: Any, password: str, regions: list[str] | None, verbosity: int, **options: Any) -> None:
+    def handle(
+        self, *args: Any, password: str, regions: list[str] | None, history: bool, verbosity: int, **options: Any
+    ) -> None:
         places = dict(_region(text) for text in regions or DEFAULT_REGIONS)
         is_random = not password
         password = password or "-".join(secrets.token_hex(2) for _ in range(3))
         done = seed(password=password, regions=places, by=principal_of_command("seed_demo"))
+        if history and (entries := write_history(timezone.now())):
+            done.made.append(f"a made-up history of {entries:,} ledger entries")
         if verbosity:
             for line in done.made or ["Nothing to do: the demo is there."]:
                 self.stdout.write(line)
