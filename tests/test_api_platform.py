@@ -176,7 +176,7 @@ def test_page_sizes_out_of_bounds_fall_back(size: str, owner: User) -> None:
 
 
 def test_answers_are_kept_by_nobody_on_the_way(owner: User) -> None:
-    for path in ("/me/", "/budgets/", "/nowhere/"):
+    for path in ("/me/", "/costs/ledger/", "/nowhere/"):
         assert Caller(owner).get(path).headers["Cache-Control"] == "no-store"
 
 

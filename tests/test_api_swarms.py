@@ -243,9 +243,9 @@ def test_a_list_of_fifty_costs_eight_queries(viewer: User, acme: Tenant, django_
 
 def test_the_queries_of_one_swarm_are_few(viewer: User, running: Swarm, django_assert_max_num_queries: Any) -> None:
     call = Caller(viewer)
-    with django_assert_max_num_queries(11):  # the first time, and after each change
+    with django_assert_max_num_queries(7):  # the first time, and after each change
         call.get(f"/swarms/{running.pk}/")
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(3):
         call.get(f"/swarms/{running.pk}/")
 
 

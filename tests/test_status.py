@@ -18,6 +18,7 @@ from apps.costs.reserving import CallRequest, Settlement, reserve, settle
 from apps.swarms import progress
 from apps.swarms.actions import lifecycle
 from apps.swarms.actions.submit import submit
+from apps.swarms.live import live_of, with_live
 from apps.swarms.models import Swarm, Task, TaskStatus
 from apps.swarms.progress import TaskOutcome
 from apps.swarms.status import as_json, summaries, swarm_status
@@ -231,16 +232,31 @@ def test_without_a_cache_the_database_answers(brief: Swarm, settings: dict[str, 
 # -- what it costs to ask
 
 
-def test_asking_again_takes_three_queries(brief: Swarm, django_assert_num_queries: DjangoAssertNumQueries) -> None:
+def test_asking_again_takes_one_query_or_none(brief: Swarm, django_assert_num_queries: DjangoAssertNumQueries) -> None:
     finish(lease(brief)[0])
     swarm = read(brief)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(4):
         swarm_status(swarm)
-    with django_assert_num_queries(3):
-        swarm_status(swarm)
+    with django_assert_num_queries(1):
+        asked = swarm_status(swarm)
     bare = Swarm.objects.get(pk=swarm.pk)
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(1):
         assert swarm_status(bare)["tenant"] == "acme"
+    with django_assert_num_queries(1):
+        assert swarm_status(with_live(Swarm.objects.filter(pk=swarm.pk)).get()) == asked
+
+
+def test_the_mark_of_what_is_live_differs_whenever_any_of_it_does(brief: Swarm) -> None:
+    marks = [live_of(brief).mark]
+    lease(brief, 1)
+    marks.append(live_of(brief).mark)
+    held = call(brief, 900)
+    marks.append(live_of(brief).mark)
+    settle([Settlement(held, 700, input_tokens=40)], now=NOW)
+    marks.append(live_of(brief).mark)
+    assert len(set(marks)) == 4
+    assert live_of(brief).mark == marks[-1]
+    assert swarm_status(brief)["metrics"]["tokens"] == 40  # money and tokens are never stale
 
 
 def test_a_list_of_swarms_takes_as_many_queries_as_one(

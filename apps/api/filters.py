@@ -6,7 +6,7 @@ import django_filters
 from django.db.models import QuerySet
 
 from apps.costs.models import Advice, AdviceKind, AdviceStatus, Budget, Enforcement, Period, Scope
-from apps.swarms.models import Priority, Swarm, SwarmStatus, Task, TaskStatus
+from apps.swarms.models import Agent, Priority, Runtime, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import SwarmQuerySet
 
 PRIORITIES = [(name.lower(), name.capitalize()) for name in Priority.names]
@@ -39,6 +39,18 @@ class TaskFilter(django_filters.FilterSet):
     class Meta:
         model = Task
         fields = ["status", "step", "agent"]
+
+
+class AgentFilter(django_filters.FilterSet):
+    tenant = django_filters.CharFilter(field_name="swarm__tenant__slug", help_text="Slug of a tenant.")
+    swarm = django_filters.UUIDFilter(field_name="swarm_id", help_text="Id of a swarm.")
+    name = django_filters.CharFilter(help_text="Its name in the spec.")
+    model = django_filters.CharFilter(help_text="provider:model")
+    runtime = django_filters.ChoiceFilter(choices=Runtime.choices)
+
+    class Meta:
+        model = Agent
+        fields = ["tenant", "swarm", "name", "model", "runtime"]
 
 
 class AdviceFilter(django_filters.FilterSet):

@@ -79,6 +79,14 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 )
 
 
+IF_NONE_MATCH = OpenApiParameter(
+    "If-None-Match",
+    OpenApiTypes.STR,
+    OpenApiParameter.HEADER,
+    description="The `ETag` of an answer that you have: 304, without a body, while it still holds.",
+)
+
+
 class AutoSchema(spectacular.AutoSchema):
     """Adds to every operation the errors that it can answer with, all in the one shape they have."""
 
@@ -93,5 +101,15 @@ class AutoSchema(spectacular.AutoSchema):
             possible |= FORBIDDEN
         if "{" in self.path:
             possible |= NOT_FOUND
+        if self._has_tag:
+            bodies["304"] = {"description": "What you have, by its `ETag` in `If-None-Match`, still holds."}
         errors = {str(code): self._get_response_for_code(body, str(code)) for code, body in possible.items()}
         return dict(sorted({**errors, **bodies}.items()))
+
+    @property
+    def _has_tag(self) -> bool:
+        return self.method == "GET" and getattr(self.view, "has_tag", False)
+
+    def get_override_parameters(self) -> Any:
+        given = list(super().get_override_parameters())
+        return [*given, IF_NONE_MATCH] if self._has_tag else given

@@ -3,6 +3,8 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from apps.api.views.advice import AdviceList
+from apps.api.views.agents import AgentDetail, Agents
+from apps.api.views.audit import AuditTrail
 from apps.api.views.base import Nowhere
 from apps.api.views.budgets import BudgetDetail, Budgets
 from apps.api.views.cost_events import CostEvents
@@ -43,6 +45,8 @@ v1 = [
     path("tasks/<uuid:id>/", TaskDetail.as_view(), name="task"),
     path("tasks/<uuid:id>/attempts/", TaskAttempts.as_view(), name="task-attempts"),
     path("tasks/<uuid:id>/retry/", TaskRetry.as_view(), name="task-retry"),
+    path("agents/", Agents.as_view(), name="agents"),
+    path("agents/<uuid:id>/", AgentDetail.as_view(), name="agent"),
     path("budgets/", Budgets.as_view(), name="budgets"),
     path("budgets/<uuid:id>/", BudgetDetail.as_view(), name="budget"),
     path("costs/ledger/", Ledger.as_view(), name="ledger"),
@@ -54,6 +58,7 @@ v1 = [
     path("costs/reservations/<uuid:id>/extend/", ReservationExtend.as_view(), name="reservation-extend"),
     path("costs/reservations/<uuid:id>/settle/", ReservationSettle.as_view(), name="reservation-settle"),
     path("costs/reservations/<uuid:id>/release/", ReservationRelease.as_view(), name="reservation-release"),
+    path("audit/", AuditTrail.as_view(), name="audit"),
 ]
 
 urlpatterns = [

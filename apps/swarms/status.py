@@ -1,7 +1,7 @@
 """The status of swarms, as the API, the console and the command line tell it. Money is in integer nano-dollars.
 
-What takes long to add up (outcomes by agent, durations, tokens) is cached for an hour under the swarm's version, so it
-is new whenever something changed; what is cheap or concerns money is read anew every time. Without a cache, all is.
+What takes long to add up (outcomes by agent, durations) is cached for an hour under the swarm's version, so it is new
+whenever something changed; what moves without it is read anew every time. Without a cache, all is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from django.core.cache import cache
 from django.db import connection
 from django.db.models import Count, Sum
 
-from apps.costs.models import Budget, BudgetPeriod, LedgerEntry, Period, Reservation, Scope
+from apps.costs.models import LedgerEntry, Reservation
 from apps.costs.models.ledger import Cost
+from apps.swarms.live import RUN_BUDGETS, UNDER_WAY, budget_status, live_of
 from apps.swarms.models import Agent, Priority, Swarm, Task, TaskStatus
 from apps.tenants.models import Tenant
 from portal.money import usd_text
@@ -27,11 +28,11 @@ from portal.money import usd_text
 log = structlog.get_logger(__name__)
 
 CACHE_SECONDS = 3600
-_LIVE = [TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.WAITING]
 
 
 def swarm_status(swarm: Swarm) -> dict[str, Any]:
-    """The status of one swarm, whose row the caller has just read. Three queries while nothing changes.
+    """The status of one swarm, whose row the caller has just read. One query while nothing changes, and none when the
+    row was read ``with_live``.
 
     ``id, name, tenant`` (slug), ``status, status_reason, priority`` (word);
     ``progress`` {total, succeeded, failed, cancelled, running, pending, percent (of tasks that are over)};
@@ -42,29 +43,25 @@ def swarm_status(swarm: Swarm) -> dict[str, Any]:
     ``cost`` {llm, infrastructure, storage, adjustment, total, reserved}; ``budget`` (of the run; None without one)
     {id, name, limit, spent, reserved, remaining, percent}; ``created_at, started_at, finished_at``; ``archived``.
     """
+    live = live_of(swarm)
     done = _cached(swarm)
-    live: dict[str, dict[str, int]] = defaultdict(dict)
-    rows = Task.objects.filter(swarm=swarm, status__in=_LIVE).order_by().values_list("agent__name", "status")
-    for agent, status, n in rows.annotate(n=Count("id")):
-        live[agent][status] = n
-    running = sum(counts.get(TaskStatus.RUNNING, 0) for counts in live.values())
+    running = sum(counts.get(TaskStatus.RUNNING, 0) for counts in live.tasks.values())
     agents = []
     for agent in done["agents"]:
-        tasks = {**agent["tasks"], **dict.fromkeys(_LIVE, 0), **live[agent["name"]]}
+        tasks = {**agent["tasks"], **dict.fromkeys(UNDER_WAY, 0), **live.tasks.get(agent["name"], {})}
         tasks["pending"] = max(agent["total"] - sum(n for status, n in tasks.items() if status != "pending"), 0)
         agents.append(
             {**{key: agent[key] for key in ("name", "runtime", "model", "replicas")}, "total": agent["total"]}
             | {status.value: tasks.get(status, 0) for status in TaskStatus}
         )
-    reserved, budget = _money(swarm)
     slug = swarm.tenant.slug if Swarm.tenant.is_cached(swarm) else done["tenant"]  # type: ignore[attr-defined]
     return {
         **_facts(swarm, slug),
         "progress": _progress(swarm, running),
         "agents": agents,
-        "metrics": done["metrics"],
-        "cost": _cost(LedgerEntry.objects.of_swarms([swarm.pk])[swarm.pk], reserved),
-        "budget": budget,
+        "metrics": {**done["metrics"], "tokens": live.tokens},
+        "cost": _cost(live.cost, live.reserved),
+        "budget": live.budget,
     }
 
 
@@ -175,54 +172,19 @@ def _slugs(swarms: Sequence[Swarm]) -> dict[uuid.UUID, str]:
     return dict(Tenant.objects.filter(pk__in={swarm.tenant_id for swarm in swarms}).values_list("pk", "slug"))
 
 
-def _budget(row: Sequence[Any]) -> dict[str, Any]:
-    budget_id, name, limit, spent, reserved = row
-    spent, reserved = spent or 0, reserved or 0
-    return {
-        "id": budget_id,
-        "name": name,
-        "limit": limit,
-        "spent": spent,
-        "reserved": reserved,
-        "remaining": max(limit - spent - reserved, 0),
-        "percent": round(100.0 * (spent + reserved) / limit, 1) if limit else 100.0,
-    }
-
-
-_RUN_BUDGETS = f"""
-    FROM {Budget._meta.db_table} b
-    LEFT JOIN {BudgetPeriod._meta.db_table} p ON p.budget_id = b.id AND p.key = b.target
-    WHERE b.tenant_id = ANY(%(tenants)s) AND b.scope = '{Scope.SWARM}' AND b.target = ANY(%(swarms)s)
-      AND b.period = '{Period.RUN}' AND b.is_active
-    ORDER BY b.created_at
-"""
-
-
 def _run_budgets(swarms: Sequence[Swarm]) -> dict[uuid.UUID, dict[str, Any]]:
     """The budgets that runs have of their own, by swarm. One query."""
     asked: dict[str, Any] = {"tenants": list({s.tenant_id for s in swarms}), "swarms": [str(s.pk) for s in swarms]}
     with connection.cursor() as cursor:
         cursor.execute(
-            f'SELECT b.target, b.id, b.name, b."limit", p.spent + p.overage, p.reserved {_RUN_BUDGETS}', asked
-        )
-        return {uuid.UUID(target): _budget(row) for target, *row in reversed(cursor.fetchall())}
-
-
-def _money(swarm: Swarm) -> tuple[int, dict[str, Any] | None]:
-    """What the swarm's calls in flight hold, and how its own budget stands. One query."""
-    table = Reservation._meta.db_table
-    with connection.cursor() as cursor:
-        cursor.execute(
             f"""
-            SELECT (SELECT coalesce(sum(amount), 0)::bigint FROM {table} WHERE swarm_id = %(swarm)s), own.*
-            FROM (SELECT) AS always LEFT JOIN (
-                SELECT b.id, b.name, b."limit", p.spent + p.overage, p.reserved {_RUN_BUDGETS} LIMIT 1
-            ) AS own ON true
+            SELECT b.target, b.id, b.name, b."limit", p.spent + p.overage, p.reserved
+            {RUN_BUDGETS} AND b.tenant_id = ANY(%(tenants)s) AND b.target = ANY(%(swarms)s)
+            ORDER BY b.created_at
             """,
-            {"swarm": swarm.pk, "tenants": [swarm.tenant_id], "swarms": [str(swarm.pk)]},
+            asked,
         )
-        reserved, *row = cursor.fetchone() or (0, None)
-    return reserved, _budget(row) if row[0] else None
+        return {uuid.UUID(target): budget_status(*row) for target, *row in reversed(cursor.fetchall())}
 
 
 # -- what is cached --------------------------------------------------------------------------------------------------
@@ -268,9 +230,6 @@ def _added_up(swarm: Swarm) -> dict[str, Any]:
         for agent in Agent.objects.filter(swarm=swarm).order_by("pk")
     ]
     p50, p99 = _percentiles(swarm)
-    tokens = LedgerEntry.objects.filter(swarm_id=swarm.pk).aggregate(
-        all=Sum("input_tokens", default=0) + Sum("output_tokens", default=0)
-    )["all"]
     return {
         "tenant": swarm.tenant.slug,
         "agents": agents,
@@ -278,7 +237,6 @@ def _added_up(swarm: Swarm) -> dict[str, Any]:
             "error_rate": round(max(failed, 0) / attempts, 4) if attempts > 0 else None,
             "p50_seconds": p50,
             "p99_seconds": p99,
-            "tokens": tokens,
         },
     }
 

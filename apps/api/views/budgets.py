@@ -14,6 +14,7 @@ from rest_framework.generics import ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from apps.api.conditional import Conditional
 from apps.api.filters import BudgetFilter
 from apps.api.idempotency import idempotent
 from apps.api.pagination import Pages
@@ -47,7 +48,7 @@ class BudgetDoor(Door):
 
 
 @extend_schema(tags=["budgets"])
-class Budgets(BudgetDoor, ListAPIView):
+class Budgets(BudgetDoor, Conditional, ListAPIView):
     serializer_class = BudgetSerializer
     pagination_class = Pages
     filterset_class = BudgetFilter
@@ -93,7 +94,7 @@ class Budgets(BudgetDoor, ListAPIView):
 
 
 @extend_schema(tags=["budgets"])
-class BudgetDetail(BudgetDoor):
+class BudgetDetail(BudgetDoor, Conditional):
     @extend_schema(
         summary="One budget", operation_id="budgets_retrieve", responses=BudgetSerializer, examples=[BUDGET_EXAMPLE]
     )

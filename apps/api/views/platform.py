@@ -6,6 +6,7 @@ from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from apps.api.conditional import Conditional
 from apps.api.schema import FORBIDDEN
 from apps.api.serializers.platform import MeSerializer, PoolSerializer
 from apps.api.views.base import Door
@@ -36,7 +37,7 @@ class Me(Door):
         return Response(MeSerializer(me).data)
 
 
-class Pool(Door):
+class Pool(Conditional):
     @extend_schema(
         summary="How full the resource pool is",
         responses={200: PoolSerializer, **FORBIDDEN},

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db.models import F, QuerySet
+from django.http import HttpResponseBase
 from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -16,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
+from apps.api.conditional import Conditional
 from apps.api.filters import SwarmFilter, TaskFilter
 from apps.api.idempotency import idempotent
 from apps.api.pagination import Pages
@@ -35,6 +37,7 @@ from apps.api.views.base import Door
 from apps.events import log
 from apps.swarms.actions import lifecycle
 from apps.swarms.actions.submit import submit
+from apps.swarms.live import live_of, with_live
 from apps.swarms.models import Swarm, Task
 from apps.swarms.status import as_json, summaries, swarm_status
 from apps.swarms.waiting import waiting_reasons
@@ -49,6 +52,10 @@ class SwarmDoor(Door):
     def visible(self) -> QuerySet[Swarm]:
         return Swarm.objects.visible_to(self.principal).select_related("tenant").defer("spec")
 
+    def whole(self) -> QuerySet[Swarm]:
+        """Those, with what the document of one reads beside its row."""
+        return with_live(self.visible())
+
     def document(self, swarm: Swarm) -> dict[str, Any]:
         return self.with_urls(swarm_status(swarm))
 
@@ -62,7 +69,7 @@ class SwarmDoor(Door):
 
 
 @extend_schema(tags=["swarms"])
-class Swarms(SwarmDoor, ListAPIView):
+class Swarms(SwarmDoor, Conditional, ListAPIView):
     serializer_class = SwarmSummarySerializer
     pagination_class = Pages
     filterset_class = SwarmFilter
@@ -105,7 +112,7 @@ class Swarms(SwarmDoor, ListAPIView):
         return reverse("api:swarm", args=[document["id"]])
 
 
-class SwarmDetail(SwarmDoor):
+class SwarmDetail(SwarmDoor, Conditional):
     @extend_schema(
         summary="One swarm",
         responses=SwarmSerializer,
@@ -113,9 +120,11 @@ class SwarmDetail(SwarmDoor):
         operation_id="swarms_retrieve",
         examples=[SWARM_EXAMPLE],
     )
-    def get(self, request: Request, id: uuid.UUID) -> Response:
+    def get(self, request: Request, id: uuid.UUID) -> HttpResponseBase:
         """State, progress, agents, metrics and costs of a swarm, as of now."""
-        return Response(self.document(self.find(self.visible(), pk=id)))
+        swarm = self.find(self.whole(), pk=id)
+        same = self.unchanged(swarm.version, swarm.tenant.slug, live_of(swarm).mark)
+        return same or Response(self.document(swarm))
 
 
 class SwarmAct(SwarmDoor):
@@ -129,7 +138,7 @@ class SwarmAct(SwarmDoor):
         body = self.body(data=request.data)
         body.is_valid(raise_exception=True)
         type(self).act(swarm, by=self.principal, **body.validated_data)
-        return Response(self.document(self.visible().get(pk=id)))
+        return Response(self.document(self.whole().get(pk=id)))
 
 
 def _act(summary: str, name: str, body: type[StrictSerializer]) -> Callable[[Any], Any]:

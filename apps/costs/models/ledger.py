@@ -39,6 +39,15 @@ class Cost:
         return self.llm + self.infrastructure + self.storage + self.adjustment
 
 
+def cost_of(sums: Iterable[tuple[str, bool, int]]) -> Cost:
+    """A cost from sums by kind and by whether the entries are of a call, which has a reservation."""
+    by_kind: dict[str, int] = {}
+    for kind, is_of_call, total in sums:
+        name = Kind.LLM.value if kind == Kind.ADJUSTMENT and is_of_call else str(kind)
+        by_kind[name] = by_kind.get(name, 0) + total
+    return Cost(**by_kind)
+
+
 class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def visible_to(self, principal: Principal) -> LedgerEntryQuerySet:
         """The entries of tenants whose costs the principal may read."""
@@ -48,7 +57,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def of_swarms(self, swarm_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Cost]:
         """What each of these swarms has cost, zero where nothing is owed. One query."""
         ids = list(swarm_ids)
-        sums: dict[uuid.UUID, dict[str, int]] = {swarm_id: {} for swarm_id in ids}
+        found: dict[uuid.UUID, list[tuple[str, bool, int]]] = {swarm_id: [] for swarm_id in ids}
         rows = (
             self.filter(swarm_id__in=ids)
             .annotate(is_of_call=ExpressionWrapper(Q(reservation_id__isnull=False), models.BooleanField()))
@@ -57,10 +66,9 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
             .order_by()
         )
         for swarm_id, kind, is_of_call, total in rows:
-            kind = Kind.LLM if kind == Kind.ADJUSTMENT and is_of_call else Kind(kind)
             if swarm_id is not None:
-                sums[swarm_id][kind.value] = sums[swarm_id].get(kind.value, 0) + total
-        return {swarm_id: Cost(**by_kind) for swarm_id, by_kind in sums.items()}
+                found[swarm_id].append((kind, is_of_call, total))
+        return {swarm_id: cost_of(sums) for swarm_id, sums in found.items()}
 
     def spent_between(self, start: dt.datetime, end: dt.datetime) -> int:
         """Nano-dollars owed from ``start`` (included) to ``end`` (excluded)."""
