@@ -231,7 +231,7 @@ def test_the_page_and_a_download_take_few_queries(
     client = staff(finance)
     with django_assert_max_num_queries(8):
         client.get(reverse(PAGE))
-    with django_assert_max_num_queries(10):
+    with django_assert_max_num_queries(12):
         response: Any = client.get(export_url(acme, "2026-10", Format.FOCUS))
         b"".join(response.streaming_content)
 

@@ -104,7 +104,8 @@ class Change:
     """What is added to a period's columns.
 
     ``unreserved`` was spent without asking: once the period is locked, it becomes spending as far as the ceiling leaves
-    room beside what is spent and reserved, and overage beyond that.
+    room beside what is spent and reserved, and overage beyond that. Below zero it is owed no longer, and comes off the
+    overage first.
     """
 
     spent: int = 0
@@ -306,15 +307,19 @@ def _change_periods(moves: Moves, *, now: dt.datetime | None) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id, spent + overage, next_alert, ceiling - spent - reserved
+            SELECT id, spent + overage, overage, next_alert, ceiling - spent - reserved
             FROM costs_budgetperiod WHERE id = ANY(%s) ORDER BY id FOR UPDATE
             """,
             [ids],
         )
         due = []
-        for period_id, owed, next_alert, room in cursor:
+        for period_id, owed, overage, next_alert, room in cursor:
             change = moves.periods[period_id]
-            if change.unreserved:
+            if change.unreserved < 0:
+                beyond = max(change.unreserved, -overage - change.overage)
+                change.overage += beyond
+                change.spent += change.unreserved - beyond
+            elif change.unreserved:
                 room = change.unreserved if room is None else room - change.spent - change.reserved
                 fits = min(change.unreserved, max(room, 0))
                 change.spent += fits

@@ -7,7 +7,7 @@ import uuid
 import structlog
 from django.utils import timezone
 
-from apps.costs import accrual, advising, rollups
+from apps.costs import accrual, advising, rollups, statements
 
 log = structlog.get_logger(__name__)
 
@@ -37,3 +37,8 @@ def find_advice() -> int:
     found = advising.refresh(now=timezone.now())
     log.info("advice_found", open=found)
     return found
+
+
+def finish_statement(statement_id: str) -> int:
+    """Closes a month whose closing was begun, if that was cut short; how many entries it has."""
+    return statements.finish(uuid.UUID(statement_id), now=timezone.now()).entries

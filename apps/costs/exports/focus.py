@@ -145,12 +145,12 @@ COLUMNS: dict[str, str] = {
     "SkuMeter": _METER_NAME,
     "SkuPriceDetails": f"CASE WHEN {_OF_TOKENS} THEN '{{\"x_Model\": ' || to_json(e.model) || '}}' END",
     "SkuPriceId": f"CASE WHEN {_IS_USAGE} THEN {_SKU} || {_RATE_OF_SKU} END",
-    "SubAccountId": "NULL",
-    "SubAccountName": "NULL",
+    "SubAccountId": "nullif(e.centre, '')",
+    "SubAccountName": "%(centre_names)s::jsonb ->> e.centre",
     "x_AgentName": "nullif(e.agent, '')",
     "x_AttemptId": "e.attempt_id",
     "x_CorrectedLedgerEntryId": "e.corrects",
-    "x_CostCentre": "NULL",
+    "x_CostCentre": "%(centre_names)s::jsonb ->> e.centre",
     "x_EndUser": "e.subject_id",
     "x_ExternalEventId": "nullif(e.external_id, '')",
     "x_LedgerEntryId": "e.id",
@@ -167,7 +167,7 @@ COLUMNS: dict[str, str] = {
 _ROWS = f"""
     SELECT {{columns}}
     FROM (
-        SELECT l.*, of.at AS corrected_at, plain.tokens AS plain_tokens,
+        SELECT l.*, of.at AS corrected_at, plain.tokens AS plain_tokens, {{centre}} AS centre,
             coalesce(l.swarm_id::text, l.tenant_id || coalesce('/' || nullif(l.run, ''),
                 CASE WHEN l.agent <> '' THEN '' END)) AS resource,
             CASE WHEN l.kind <> 'adjustment' THEN l.kind
@@ -218,4 +218,4 @@ _ROWS = f"""
 def write(extract: Extract) -> Iterator[bytes]:
     """The file, in blocks: a header, then the rows in the order of the ledger."""
     columns = ", ".join(f'{value} AS "{name}"' for name, value in COLUMNS.items())
-    return copied(_ROWS.format(columns=columns), extract.params())
+    return copied(_ROWS.format(columns=columns, **extract.centre_sql()), extract.params())

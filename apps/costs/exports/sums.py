@@ -73,7 +73,7 @@ _SUMS = """
         SELECT l.kind, l.model, l.agent, coalesce(l.subject_id::text, '') AS subject,
             to_char(l.at AT TIME ZONE %(zone)s, 'YYYY-MM-DD') AS day, {centre} AS centre,
             l.input_tokens, l.output_tokens, l.quantity, l.amount
-        FROM costs_ledgerentry l {join}
+        FROM costs_ledgerentry l
         WHERE l.tenant_id = %(tenant_id)s AND l.at >= %(starts_at)s AND l.at < %(ends_at)s
     ) e
     GROUP BY GROUPING SETS (

@@ -1,6 +1,7 @@
 from apps.costs.models.advice import Advice, AdviceKind, AdviceStatus
 from apps.costs.models.alert import BudgetAlert, Cause
 from apps.costs.models.budget import Budget, BudgetPeriod, Enforcement, Period, Scope
+from apps.costs.models.centre import CentreRule, CostCentre
 from apps.costs.models.export import StatementExport
 from apps.costs.models.external import ExternalEvent, ExternalReservation, run_id
 from apps.costs.models.ledger import Kind, LedgerEntry
@@ -17,6 +18,7 @@ from apps.costs.models.rollup import (
     SwarmTotal,
     UsageTotal,
 )
+from apps.costs.models.statement import Statement, StatementLine, StatementStatus
 
 __all__ = [
     "AccruedHour",
@@ -28,6 +30,8 @@ __all__ = [
     "BudgetAlert",
     "BudgetPeriod",
     "Cause",
+    "CentreRule",
+    "CostCentre",
     "DayTotal",
     "Enforcement",
     "ExternalEvent",
@@ -43,7 +47,10 @@ __all__ = [
     "RolledTenant",
     "RollupPosition",
     "Scope",
+    "Statement",
     "StatementExport",
+    "StatementLine",
+    "StatementStatus",
     "SubjectTotal",
     "SwarmTotal",
     "UsageTotal",
