@@ -19,6 +19,7 @@ from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
 from portal.admin import Card, ModelAdmin
+from portal.admin_menu import MENU
 
 NOT_STAFF = "This account may not use the administration. The console is open to it."
 
@@ -127,7 +128,7 @@ class Site(UnfoldAdminSite):
 
 def menu_targets() -> list[str]:
     """Where the sidebar leads, in its order: labels of models ("swarms.Swarm") and names of URLs."""
-    return [target for _, items in settings.ADMIN_MENU for _, _, target in items]
+    return [target for _, items in MENU for _, _, target in items]
 
 
 def _exists(label: str) -> bool:
@@ -143,7 +144,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     from django.contrib import admin
 
     groups: list[dict[str, Any]] = []
-    for title, items in settings.ADMIN_MENU:
+    for title, items in MENU:
         links = []
         for text, icon, target in items:
             if "." in target:

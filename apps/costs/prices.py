@@ -27,7 +27,7 @@ class UnknownModel(LookupError):
         names = ", ".join(f'"{model}"' for model in self.models)
         noun = "model" if len(self.models) == 1 else "models"
         super().__init__(
-            f"No price is known for the {noun} {names}{why}. Add one in the admin under Money, Prices: "
+            f"No price is known for the {noun} {names}{why}. Add one in the admin under Prices: "
             "for one tenant, or for all."
         )
 

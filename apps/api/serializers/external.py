@@ -236,7 +236,7 @@ PARTLY_EXAMPLE = OpenApiExample(
                 "index": 1,
                 "event_id": "crew-7/call-1842",
                 "code": "unknown_model",
-                "detail": 'No price is known for the model "openai:gpt-9". Add one in the admin under Money, Prices: '
+                "detail": 'No price is known for the model "openai:gpt-9". Add one in the admin under Prices: '
                 "for one tenant, or for all.",
                 "attr": "model",
             }

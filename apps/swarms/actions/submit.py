@@ -128,7 +128,7 @@ def _blamed(problem: Found, overridden: Mapping[str, Any]) -> Found:
     """The problem, saying so where it comes from an override and not from the spec."""
     match problem.path:
         case ("agents", name, "model") if "model" in overridden.get(str(name), ()):
-            message = f"{problem.message} An agent override sets this model: change it under Money, Agent overrides."
+            message = f"{problem.message} An agent override sets this model: change it under Agent overrides."
             return replace(problem, message=message)
     return problem
 

@@ -21,7 +21,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not Rate.objects.exists():
-            self.stdout.write("Nothing accrues: there is no rate. Add one in the admin under Money, Rates.")
+            self.stdout.write("Nothing accrues: there is no rate. Add one in the admin under Rates.")
             return
         done = accrual.accrue(now=timezone.now(), most=accrual.MOST_HOURS * 53, progress=self._tell)
         for each in done:
