@@ -27,11 +27,13 @@ from unfold.paginator import InfinitePaginator
 from unfold.views import ChangeList as UnfoldChangeList
 
 from portal.admin_columns import NOTHING, short
-from portal.admin_fields import UsdField
+from portal.admin_fields import SecretInput, UsdField
+from portal.encryption import EncryptedTextField
 from portal.money import NanoDollarField
 
 FORM_FIELDS: dict[Any, Any] = {
     NanoDollarField: {"form_class": UsdField},
+    EncryptedTextField: {"widget": SecretInput},
     models.URLField: {"assume_scheme": "https"},
 }
 

@@ -13,8 +13,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 from unfold.contrib.filters.admin import RangeDateFilter
 from unfold.utils import parse_date_str
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextInputWidget
 
+from portal import encryption
 from portal.money import to_nano, usd_text
 
 MOST_NANO = 9_000_000_000 * 1_000_000_000
@@ -80,6 +81,13 @@ class UsdField(forms.Field):
             return bool(self.to_python(data) != initial)
         except ValidationError:
             return True
+
+
+class SecretInput(encryption.SecretInput):
+    """In the look of the admin."""
+
+    def __init__(self, attrs: dict[str, Any] | None = None) -> None:
+        super().__init__({"class": " ".join(INPUT_CLASSES), **(attrs or {})})
 
 
 class DateRangeFilter(RangeDateFilter):

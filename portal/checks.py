@@ -25,13 +25,19 @@ def secrets_are_set(**_: Any) -> list[CheckMessage]:
     """portal.E002: a variable that a server with its own DATABASE_URL must have."""
     if settings.STANDALONE:
         return []
+    unreadable = {name for name, _ in env.problems}  # told already
     return [
         Error(f"{name} is not set.", hint=hint, id="portal.E002")
         for name, value, hint in (
             ("SECRET_KEY", _secret_key(), "Set SECRET_KEY (or SECRET_KEY_FILE) to 50 or more random characters."),
             ("ALLOWED_HOSTS", settings.ALLOWED_HOSTS, "Set ALLOWED_HOSTS to the host names people use, by commas."),
+            (
+                "VAULT_MASTER_KEY",
+                settings.VAULT_MASTER_KEY,
+                "It encrypts the secrets in the database. Make one with: openssl rand -base64 32. Keep it safe.",
+            ),
         )
-        if not value
+        if not value and name not in unreadable
     ]
 
 

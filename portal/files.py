@@ -1,11 +1,11 @@
-"""Writing files that are either whole or not there."""
+"""Files that are either whole or not there."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,3 +34,25 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def kept_text(path: Path, make: Callable[[], str]) -> str:
+    """The text of a file that only this user can read; made once, also when many processes ask at the same time.
+
+    Raises OSError.
+    """
+    with suppress(FileNotFoundError):
+        if text := path.read_text(encoding="utf-8").strip():
+            return text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # with the rights 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(make() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(name, path)  # unlike a rename, it leaves the file of whoever was faster
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return path.read_text(encoding="utf-8").strip()

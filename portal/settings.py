@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
-from portal import env
+from portal import env, files, keyring
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.text("DATA_DIR") or BASE_DIR / ".portal")
@@ -23,7 +23,10 @@ STANDALONE = not DATABASE_URL or env.flag("STANDALONE", False)
 
 SECRET_KEY = env.text("SECRET_KEY")
 if not SECRET_KEY and STANDALONE:
-    SECRET_KEY = "standalone-" + hashlib.sha256(str(DATA_DIR).encode()).hexdigest()
+    try:
+        SECRET_KEY = files.kept_text(DATA_DIR / "secret-key", lambda: secrets.token_urlsafe(50))
+    except OSError:  # who needs the folder says so; nothing else can come of this process
+        SECRET_KEY = secrets.token_urlsafe(50)
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"] if STANDALONE else [])
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
 
@@ -164,6 +167,14 @@ USE_I18N = True
 USE_TZ = True
 
 # -- security --------------------------------------------------------------------------------------------------------
+
+# Seals what must not lie in the database in clear (portal.encryption); None when it is not set, or wrong.
+VAULT_MASTER_KEY = env.parsed(
+    "VAULT_MASTER_KEY",
+    lambda raw: keyring.Keyring(keyring.parse_keys(raw)),
+    None,
+    "keys of 32 random bytes in base64, by commas",
+)
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"

@@ -22,10 +22,12 @@ def test_e002_names_each_secret_a_server_must_have(settings: Any) -> None:
     settings.STANDALONE = False
     settings.SECRET_KEY = ""
     settings.ALLOWED_HOSTS = []
+    settings.VAULT_MASTER_KEY = None
     found = checks.secrets_are_set()
     assert [(message.id, message.msg) for message in found] == [
         ("portal.E002", "SECRET_KEY is not set."),
         ("portal.E002", "ALLOWED_HOSTS is not set."),
+        ("portal.E002", "VAULT_MASTER_KEY is not set."),
     ]
     assert all(message.hint for message in found)
 

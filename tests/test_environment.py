@@ -12,6 +12,8 @@ import pytest
 from portal import env
 from tests.processes import ROOT, manage
 
+MASTER_KEY = bytes(range(32)).hex()
+
 
 @pytest.fixture(autouse=True)
 def problems() -> Iterator[list[tuple[str, str]]]:
@@ -138,6 +140,7 @@ def test_every_problem_is_told_at_once_one_line_each() -> None:
         "AGENT_WORKERS",
         "SECRET_KEY",
         "ALLOWED_HOSTS",
+        "VAULT_MASTER_KEY",
     ]
 
 
@@ -148,12 +151,30 @@ def test_a_database_that_is_not_there_is_one_line_without_the_password() -> None
         DATABASE_URL="postgresql://joe:s3cret@127.0.0.1:1/desk",
         SECRET_KEY="x" * 50,
         ALLOWED_HOSTS="desk.example",
+        VAULT_MASTER_KEY=MASTER_KEY,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("showmigrations: The database at DATABASE_URL (postgresql://joe@127.0.0.1:1/desk) ")
     assert "Connection refused" in done.stderr
     assert done.stderr.count("\n") == 1
     assert "s3cret" not in done.stderr
+
+
+def test_a_master_key_that_is_wrong_stops_a_command_and_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{MASTER_KEY}\nchangeme-please\n")
+    server = {
+        "DATABASE_URL": "postgresql://joe@127.0.0.1:1/desk",
+        "SECRET_KEY": "x" * 50,
+        "ALLOWED_HOSTS": "desk.example",
+    }
+    done = manage("showmigrations", **server, VAULT_MASTER_KEY_FILE=str(tmp_path / "keys"))
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(
+        "showmigrations: VAULT_MASTER_KEY: expected keys of 32 random bytes in base64, by commas: key 2"
+    )
+    assert "changeme" not in line
+    assert MASTER_KEY not in line
 
 
 def test_help_is_given_even_where_the_environment_is_wrong() -> None:

@@ -20,6 +20,7 @@ from django.db import connection
 
 from portal.commands import Command as BaseCommand
 from portal.crew import Crew, CrewFailed, Duty
+from portal.files import kept_text
 
 USERS = ("admin", "operator", "finance", "compliance", "viewer")
 REGIONS = (("sim-east", 1, ("--latency-ms", "700", "--jitter-ms", "900")),
@@ -217,11 +218,4 @@ def _alone(data_dir: Path) -> Any:
 
 def demo_password(data_dir: Path) -> str:
     """The password of the demo users, made once per installation."""
-    path = data_dir / "demo-password"
-    with contextlib.suppress(FileNotFoundError):
-        if password := path.read_text().strip():
-            return password
-    password = "-".join(secrets.token_hex(2) for _ in range(3))
-    path.touch(mode=0o600)
-    path.write_text(password + "\n")
-    return password
+    return kept_text(data_dir / "demo-password", lambda: "-".join(secrets.token_hex(2) for _ in range(3)))
