@@ -15,6 +15,7 @@ from django.db import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from apps.costs.centres import Rule, Terms
 from apps.costs.entries import write
 from apps.costs.exports import focus
 from apps.costs.models import Kind, LedgerEntry
@@ -50,6 +51,15 @@ def test_a_month_of_every_kind_of_entry_conforms(acme: Tenant) -> None:
     text = exported(acme)
     assert violations(text) == []
     assert len(rows_of(text)) == 2 + 4 + 2 + 7
+
+
+def test_rows_with_a_cost_centre_conform_and_tell_its_code_and_name(acme: Tenant) -> None:
+    one_of_each(acme)
+    terms = Terms({"CC-1": "Writing", "CC-2": "Nights"}, (Rule("CC-2", run="night *"), Rule("CC-1", agent="writer")))
+    text = exported(acme, terms=terms)
+    assert violations(text) == []
+    told = {(row["SubAccountId"], row["SubAccountName"], row["x_CostCentre"]) for row in rows_of(text)}
+    assert told == {("CC-1", "Writing", "Writing"), ("CC-2", "Nights", "Nights"), ("", "", "")}
 
 
 def test_a_draft_conforms_too_and_has_no_invoice(acme: Tenant) -> None:
@@ -240,6 +250,11 @@ def with_value(column: str, value: str, row: int = 0) -> Callable[[Rows], Rows]:
     return change
 
 
+def named(rows: Rows, row: int, code: str, name: str) -> Rows:
+    """With a cost centre in one of the rows."""
+    return with_value("SubAccountName", name, row)(with_value("SubAccountId", code, row)(rows))
+
+
 def without(column: str) -> Callable[[Rows], Rows]:
     return lambda rows: [{name: value for name, value in row.items() if name != column} for row in rows]
 
@@ -301,6 +316,8 @@ BROKEN: list[tuple[str, Callable[[Rows], Rows], str]] = [
     ("a resource named like its id", lambda rows: with_value("ResourceName", rows[0]["ResourceId"])(rows),
      "ResourceName-C-006-C"),
     ("a sub account without a name", with_value("SubAccountId", "42"), "SubAccountName"),
+    ("a sub account with two names", lambda rows: named(named(rows, 0, "42", "A"), 1, "42", "B"),
+     "SubAccountName-C-005-C"),
     ("price details that are no object", with_value("SkuPriceDetails", '["x"]'), "KeyValueFormat-A-001-M"),
     ("price details that are nested", with_value("SkuPriceDetails", '{"x_A": {}}'), "KeyValueFormat-A-001-M"),
     ("price details with a key twice", with_value("SkuPriceDetails", '{"x_A": 1, "x_A": 2}'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from apps.costs.centres import Rule, Terms
 from apps.costs.entries import write
 from apps.costs.exports import sums, table, workbook
 from apps.costs.exports.sums import Book, Sum
@@ -43,6 +44,19 @@ def test_no_text_of_a_csv_is_a_formula(acme: Tenant) -> None:
     names = [FORMULA, "+1", "-1", "@sum", "\tx", "writer"]
     write([call(acme, (10, 5, 0, 0), agent=name) for name in names], now=OCTOBER)
     assert {line["Agent"] for line in csv_of(acme)} == {f"'{name}" for name in names[:-1]} | {"writer", ""}
+
+
+def test_code_and_name_of_a_cost_centre_stand_beside_each_other(acme: Tenant) -> None:
+    write([call(acme, (10, 5, 0, 0)), call(acme, (10, 5, 0, 0), agent="reader")], now=OCTOBER)
+    terms = Terms({"CC-1": "=Writing", "CC-2": "Unused"}, (Rule("CC-1", agent="wri*"),))
+    none, written, _ = csv_of(acme, terms=terms)
+    assert (none["Cost centre"], none["Cost centre name"], none["Agent"]) == ("", "", "reader")
+    assert (written["Cost centre"], written["Cost centre name"]) == ("CC-1", "'=Writing")
+    sheets = sheets_of(b"".join(workbook.write(sums.book_of(october_of(acme, terms=terms)))))
+    for sheet in ("Lines", "By cost centre"):
+        by_code = {row["Cost centre"] or "(none)": row["Cost centre name"] for row in sheets[sheet].table()}
+        assert by_code["CC-1"] == "=Writing"
+        assert not by_code["(none)"], sheet
 
 
 def test_a_draft_is_marked(acme: Tenant) -> None:

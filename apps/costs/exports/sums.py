@@ -26,7 +26,10 @@ DIMENSIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Entries of one cost centre, kind, model and agent. ``quantity`` is in ``unit``; amounts are nano-dollars."""
+    """Entries of one cost centre, by its code, kind, model and agent.
+
+    ``quantity`` is in ``unit``; amounts are nano-dollars.
+    """
 
     cost_centre: str
     kind: str
@@ -62,6 +65,10 @@ class Book:
     @property
     def total(self) -> int:
         return sum(line.amount for line in self.lines)
+
+    def centre_name(self, code: str) -> str:
+        """The name that a cost centre had; empty for what is none."""
+        return self.extract.terms.names.get(code, "")
 
 
 _SUMS = """

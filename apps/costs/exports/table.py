@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from apps.costs.exports.sums import Book, Line
 from portal.money import usd_text
 
-VERSION = "csv/1"
+VERSION = "csv/2"
 HEADER = (
     "Cost centre",
+    "Cost centre name",
     "Kind",
     "Model",
     "Agent",
@@ -29,16 +30,17 @@ def write(book: Book) -> Iterator[bytes]:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(HEADER)
-    writer.writerows(_row(line) for line in book.lines)
+    writer.writerows(_row(line, book.centre_name(line.cost_centre)) for line in book.lines)
     label = "Total" if book.extract.is_closed else "Total (draft)"
     sums = [sum(getattr(line, name) for line in book.lines) for name in ("entries", "input_tokens", "output_tokens")]
-    writer.writerow([label, "", "", "", *sums, "", "", usd_text(book.total)])
+    writer.writerow([label, "", "", "", "", *sums, "", "", usd_text(book.total)])
     yield text.getvalue().encode()
 
 
-def _row(line: Line) -> list[object]:
+def _row(line: Line, centre_name: str) -> list[object]:
     return [
         harmless(line.cost_centre),
+        harmless(centre_name),
         harmless(line.kind),
         harmless(line.model),
         harmless(line.agent),

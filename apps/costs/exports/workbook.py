@@ -15,7 +15,7 @@ import xlsxwriter
 from apps.costs.exports.sums import DIMENSIONS, Book, Line, Sum
 from portal.money import NANO, usd_text
 
-VERSION = "xlsx/1"
+VERSION = "xlsx/2"
 
 _NO_MAGIC = {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
 _USD = "#,##0.00#######"
@@ -32,10 +32,10 @@ def write(book: Book) -> Iterator[bytes]:
         workbook.set_properties({"title": _title(book), "created": extract.ends_at.replace(tzinfo=None)})
         formats = _Formats(workbook)
         _summary(workbook.add_worksheet("Summary"), formats, book)
-        _table(workbook.add_worksheet("Lines"), formats, _LINE_COLUMNS, book.lines)
+        _table(workbook.add_worksheet("Lines"), formats, _line_columns(book), book.lines)
         for dimension, title in DIMENSIONS.items():
             sheet = workbook.add_worksheet(f"By {title.lower()}")
-            _table(sheet, formats, _sum_columns(dimension, title), book.breakdowns[dimension])
+            _table(sheet, formats, _sum_columns(book, dimension, title), book.breakdowns[dimension])
     yield file.getvalue()
 
 
@@ -81,21 +81,26 @@ def _counts() -> list[_Column]:
     ]
 
 
-_LINE_COLUMNS = [
-    _Column("Cost centre", 26, lambda line: line.cost_centre),
-    _Column("Kind", 16, lambda line: line.kind),
-    _Column("Model", 32, lambda line: line.model),
-    _Column("Agent", 26, lambda line: line.agent),
-    *_counts(),
-    _Column("Quantity", 16, lambda line: line.quantity, _QUANTITY),
-    _Column("Unit", 14, lambda line: line.unit),
-    *_amounts(),
-]
+def _line_columns(book: Book) -> list[_Column]:
+    return [
+        _Column("Cost centre", 18, lambda line: line.cost_centre),
+        _Column("Cost centre name", 30, lambda line: book.centre_name(line.cost_centre)),
+        _Column("Kind", 16, lambda line: line.kind),
+        _Column("Model", 32, lambda line: line.model),
+        _Column("Agent", 26, lambda line: line.agent),
+        *_counts(),
+        _Column("Quantity", 16, lambda line: line.quantity, _QUANTITY),
+        _Column("Unit", 14, lambda line: line.unit),
+        *_amounts(),
+    ]
 
 
-def _sum_columns(dimension: str, title: str) -> list[_Column]:
+def _sum_columns(book: Book, dimension: str, title: str) -> list[_Column]:
     nothing = "" if dimension == "day" else "(none)"
-    return [_Column(title, 40, lambda row: row.name or nothing), *_counts(), *_amounts()]
+    columns = [_Column(title, 40, lambda row: row.name or nothing)]
+    if dimension == "centre":
+        columns.append(_Column("Cost centre name", 30, lambda row: book.centre_name(row.name)))
+    return [*columns, *_counts(), *_amounts()]
 
 
 def _title(book: Book) -> str:
