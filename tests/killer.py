@@ -38,14 +38,14 @@ def forked(work: Callable[[], Any]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def killed_at(number: int, work: Callable[[], Any]) -> Callable[[], Any]:
-    """The work, which kills its process before the ``number``-th distinct line it comes to."""
+def killed_at(number: int, work: Callable[[], Any], modules: tuple[str, ...] = MODULES) -> Callable[[], Any]:
+    """The work, which kills its process before the ``number``-th distinct line of these modules it comes to."""
 
     def doomed() -> Any:
         seen: set[tuple[str, int]] = set()
 
         def trace(frame: FrameType, event: str, argument: Any) -> Any:
-            if not frame.f_code.co_filename.endswith(MODULES):
+            if not frame.f_code.co_filename.endswith(modules):
                 return None
             if event == "line":
                 seen.add((frame.f_code.co_filename, frame.f_lineno))
