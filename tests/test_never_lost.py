@@ -24,21 +24,28 @@ from apps.tenants.models import Tenant
 from portal.money import NANO
 from tests.costs import budget
 from tests.plant import Plant, plant, wait_for_runners
-from tests.running import simulator, wait_until
+from tests.running import SimulatorProcess, simulator, wait_until
 from tests.swarms import AgentOf, StepOf, make_swarm, simulated_provider
 
 pytestmark = pytest.mark.processes
 TASKS = 500
+AT_ONCE = 60  # calls in flight: as many, at most, are made in vain when something is killed
 LEASE_S = 4
 GRACE_S = 10
 
 
 @pytest.fixture(scope="module")
-def running(django_db_blocker: pytest.FixtureRequest) -> Iterator[Plant]:
-    """A plant at work: two orchestrators, a cluster of two agent workers, a provider that takes 0.4 s a call."""
+def provider() -> Iterator[SimulatorProcess]:
+    """Takes 0.4 s a call."""
+    with simulator(latency_ms=400) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def running(provider: SimulatorProcess, django_db_blocker: pytest.FixtureRequest) -> Iterator[Plant]:
+    """A plant at work: two orchestrators, a cluster of two agent workers, and the provider."""
     with (
         django_db_blocker.unblock(),  # type: ignore[attr-defined]
-        simulator(latency_ms=400) as provider,
         plant(lease_s=LEASE_S, grace_s=GRACE_S) as made,
     ):
         tenant = Tenant.objects.create(slug="acme", name="Acme")
@@ -53,7 +60,7 @@ def running(django_db_blocker: pytest.FixtureRequest) -> Iterator[Plant]:
 
 def submit() -> Swarm:
     """A run of 500 tasks in two steps, already admitted."""
-    agent = AgentOf(60, {"max_output_tokens": 100, "timeout_s": 60})
+    agent = AgentOf(AT_ONCE, {"max_output_tokens": 100, "timeout_s": 60})
     steps = [StepOf("gather", items=TASKS - 1), StepOf("brief", needs=["gather"], prompt="Sum it up.")]
     return make_swarm(Tenant.objects.get(slug="acme"), steps, {"worker": agent}, now=timezone.now())
 
@@ -98,21 +105,23 @@ FAULTS: list[Callable[[Plant], None]] = [kill_busy_worker, kill_leader, kill_bac
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_run_survives(running: Plant, fault: Callable[[Plant], None]) -> None:
+def test_a_run_survives(running: Plant, provider: SimulatorProcess, fault: Callable[[Plant], None]) -> None:
+    asked_before = provider.stats()["requests"]
     swarm = submit()
     wait_until(lambda: succeeded(swarm) >= 60, what="the first sixty results")
     fault(running)
     connections.close_all()
     wait_until(lambda: succeeded(swarm) == TASKS, timeout_s=90, what="all results")
-    verify_whole(swarm)
+    verify_whole(swarm, provider, asked_before)
 
 
-def test_a_run_survives_a_worker_that_was_killed_while_idle(running: Plant) -> None:
+def test_a_run_survives_a_worker_that_was_killed_while_idle(running: Plant, provider: SimulatorProcess) -> None:
+    asked_before = provider.stats()["requests"]
     runner = Runner.objects.filter(finished_at=None).latest("heartbeat_at")
     os.kill(runner.pid, signal.SIGKILL)
     swarm = submit()
     wait_until(lambda: succeeded(swarm) == TASKS, timeout_s=90, what="all results")
-    verify_whole(swarm)
+    verify_whole(swarm, provider, asked_before)
     wait_for_runners(2)
 
 
@@ -134,7 +143,7 @@ def test_sigterm_under_load_ends_within_the_grace_and_counts_no_attempt(running:
     running.workers = running.start("work", "--cluster", "agents", "--workers", "2")
 
 
-def verify_whole(swarm: Swarm) -> None:
+def verify_whole(swarm: Swarm, provider: SimulatorProcess, asked_before: int) -> None:
     """Every result once; no money lost, invented or held; the pool is whole."""
     wait_until(lambda: Swarm.objects.get(pk=swarm.pk).is_over)
     swarm.refresh_from_db()
@@ -152,5 +161,7 @@ def verify_whole(swarm: Swarm) -> None:
     calls = LedgerEntry.objects.filter(swarm_id=swarm.pk, kind="llm").aggregate(
         settled=Count("id", filter=Q(unsettled=False)), unknown=Count("id", filter=Q(unsettled=True))
     )
-    assert calls["settled"] + calls["unknown"] >= TASKS
+    # What was done already is neither asked nor paid for again, and nothing was asked that is not charged.
+    asked = provider.stats()["requests"] - asked_before
+    assert TASKS <= asked <= calls["settled"] + calls["unknown"] <= TASKS + AT_ONCE
     assert ResourcePool.objects.current().agents_used == 0
