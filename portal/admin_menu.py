@@ -60,6 +60,7 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Tenants", "domain", "tenants.Tenant"),
             ("Users", "person", "tenants.User"),
             ("Memberships", "badge", "tenants.Membership"),
+            ("Grants", "handshake", "tenants.SwarmGrant"),
             ("API tokens", "key", "tenants.ApiToken"),
         ],
     ),

@@ -34,7 +34,7 @@ from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
 from apps.providers.models import Provider, Region
 from apps.swarms.models import Agent, AgentOverride, Holding, Step, Swarm, Task
-from apps.tenants.models import ApiToken, Membership, Tenant, User
+from apps.tenants.models import ApiToken, Membership, SwarmGrant, Tenant, User
 from apps.tenants.roles import Role
 from portal.money import NANO
 
@@ -67,6 +67,9 @@ def make_rows(tenant: Tenant, count: int) -> None:
         ApiToken.objects.create(user=user, tenant=tenant)
         subject = DataSubject.objects.create(tenant_id=tenant.pk, reference=f"{name}-person")
         swarm = make_swarm(tenant, f"{name}-swarm", subject_id=subject.pk, submitted_by=user)
+        SwarmGrant.objects.create(
+            tenant=tenant, swarm_id=swarm.pk, user=user, gives="swarm:terminate", reason=f"{name}-grant"
+        )
         task = swarm.tasks.get()
         attempt = Attempt.objects.create(
             id=uuid.uuid4(), task=task, number=1, started_at=now, outcome="failed", error=f"{name} broke", cost=5

@@ -52,8 +52,8 @@ def share(part: int | Decimal, whole: int | Decimal) -> int:
 def rows(swarms: Iterable[Swarm], principal: Principal, *, in_flight: bool = False) -> list[Row]:
     """Swarms with cost and run budget, as far as the principal may see money. At most three queries."""
     swarms = list(swarms)
-    costly = [s.pk for s in swarms if principal.can(Permission.COST_READ, s.tenant_id)]
-    budgeted = [s.pk for s in swarms if principal.can(Permission.BUDGET_READ, s.tenant_id)]
+    costly = [s.pk for s in swarms if principal.can(Permission.COST_READ, s.tenant_id, swarm_id=s.pk)]
+    budgeted = [s.pk for s in swarms if principal.can(Permission.BUDGET_READ, s.tenant_id, swarm_id=s.pk)]
     costs = LedgerEntry.objects.of_swarms(costly) if costly else {}
     budgets = run_budgets(budgeted)
     running: dict[uuid.UUID, int] = {}

@@ -14,6 +14,7 @@ class Happening(Protocol):
 
     kind: str
     tenant_id: uuid.UUID | None
+    swarm_id: uuid.UUID | None
 
 
 _NEEDED = {
@@ -34,9 +35,11 @@ def may_see(principal: Principal, event: Happening) -> bool:
     """Whether it may see an event. What belongs to no tenant is the platform's own business."""
     if event.tenant_id is None:
         return principal.everything
-    return principal.can(_NEEDED.get(event.kind.partition(".")[0], Permission.SWARM_READ), event.tenant_id)
+    needed = _NEEDED.get(event.kind.partition(".")[0], Permission.SWARM_READ)
+    return principal.can(needed, event.tenant_id, swarm_id=event.swarm_id)
 
 
 def event_filter(principal: Principal) -> dict[str, Any]:
     """QuerySet filters that leave out most of what ``may_see`` would refuse; ``may_see`` still decides."""
-    return {} if principal.everything else {"tenant_id__in": list(principal.permissions)}
+    known = principal.known_tenant_ids()
+    return {} if known is None else {"tenant_id__in": known}

@@ -17,6 +17,7 @@ from portal.admin_fields import DateRangeFilter
 class EventAdmin(ReadOnly, TenantModelAdmin):
     about = "Everything that happened, in order. Each row was written together with the change it tells of."
     read_permission = Permission.SWARM_READ
+    swarm_path = "swarm_id"
     huge = True
     is_audited = False
     references = {"tenant_id": "tenants.Tenant", "swarm_id": "swarms.Swarm", "task_id": "swarms.Task"}

@@ -50,6 +50,7 @@ class AttemptAdmin(ReadOnly, TenantModelAdmin):
     about = "Every finished try at a task: what it ran with, how it ended, what it cost. Running ones are leased tasks."
     read_permission = Permission.SWARM_READ
     tenant_path = "task__swarm__tenant_id"
+    swarm_path = "task__swarm_id"
     huge = True
     is_audited = False
     references = {"runner_id": "execution.Runner"}

@@ -64,6 +64,7 @@ class ArchiveAdmin(ReadOnly, TenantModelAdmin):
     )
     empty_hint = "A swarm is archived moments after it was terminated."
     read_permission = Permission.SWARM_READ
+    swarm_path = "swarm_id"
     search_ids = ("swarm_id",)
     search_fields = ("swarm__name",)
     search_help_text = "Name or id of the swarm, id of the archive"

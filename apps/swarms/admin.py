@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -20,9 +22,11 @@ from apps.swarms import admin_acts as acts
 from apps.swarms import admin_overrides, admin_pool  # noqa: F401  (they register what they show)
 from apps.swarms.models import Agent, Step, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import SWARM_TERMINAL
+from apps.tenants.admin_grants import grant_page
 from apps.tenants.admin_scoping import TenantFilter, TenantModelAdmin
+from apps.tenants.models import SwarmGrant
 from apps.tenants.roles import Permission
-from portal.admin import Card, ReadOnly, list_url
+from portal.admin import Card, ReadOnly, admin_url, list_url
 from portal.admin_columns import (
     BAD,
     BUSY,
@@ -69,6 +73,7 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     )
     empty_hint = "Submit one: manage.py submit_swarm FILE --tenant SLUG, the console, or POST /api/v1/swarms/."
     read_permission = Permission.SWARM_READ
+    swarm_path = "pk"
     references = {"subject_id": "privacy.DataSubject"}
     search_ids = ("subject_id",)
     list_disable_select_all = True
@@ -84,7 +89,7 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     list_select_related = ("tenant", "submitted_by")
     ordering = ("-id",)
     actions = ("terminate_chosen", "pause_chosen", "resume_chosen", "retry_chosen")
-    actions_detail = ("terminate_one", "pause_one", "resume_one", "retry_one")
+    actions_detail = ("terminate_one", "pause_one", "resume_one", "retry_one", "grant_one")
     fieldsets = (
         (None, {"fields": ("status_label", "why", "tenant_link", "priority_label", "progress", "cost")}),
         (
@@ -93,7 +98,10 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
         ),
         ("Asked of the pool", {"fields": ("agents_asked", "memory_gb_asked", "cpu_asked", "holds_resources")}),
         ("Queue", {"fields": ("queue_reason", "queue_position", "starts")}),
-        ("Who and when", {"fields": ("submitter", "subject", "created", "queued", "started", "finished")}),
+        (
+            "Who and when",
+            {"fields": ("submitter", "subject", "grants_link", "created", "queued", "started", "finished")},
+        ),
         ("Spec", {"fields": ("overridden", "spec_text"), "classes": ["collapse"]}),
     )
     status_label = status_column("status", "Status", SWARM_TONES)
@@ -113,7 +121,7 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     def prepared(self, request: HttpRequest, rows: Iterable[Any]) -> list[Any]:
         prepared = super().prepared(request, rows)
         by = self.principal(request)
-        shown = [row for row in prepared if by.can(Permission.COST_READ, row.tenant_id)]
+        shown = [row for row in prepared if by.can(Permission.COST_READ, row.tenant_id, swarm_id=row.pk)]
         costs = LedgerEntry.objects.of_swarms(row.pk for row in shown) if shown else {}
         for row in shown:
             row.__dict__["_cost"] = costs[row.pk].total
@@ -166,6 +174,10 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
             return self.link_to_list(swarm, "execution.Archive", f"swarm__id__exact={swarm.pk}", "Its document")
         return "Being written" if swarm.status == SwarmStatus.TERMINATED else NOTHING
 
+    @admin.display(description="Grants")
+    def grants_link(self, swarm: Swarm) -> SafeString | str:
+        return self.link_to_list(swarm, SwarmGrant, f"swarm_id={swarm.pk}", "Who has access to this swarm alone")
+
     def has_terminate_permission(self, request: HttpRequest) -> bool:
         return self.holds(request, Permission.SWARM_TERMINATE)
 
@@ -204,17 +216,30 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     def retry_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return acts.page(self, request, acts.RETRY, object_id)
 
+    @action(description="Grant access…", url_path="grant", icon="handshake")
+    def grant_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Gives somebody access to this swarm alone."""
+        swarm = self.row_or_none(request, object_id)
+        if swarm is None:
+            return redirect(list_url(Swarm))
+        if not self.principal(request).can(Permission.USER_MANAGE, swarm.tenant_id):
+            raise PermissionDenied
+        context = {**self.admin_site.each_context(request), "opts": self.opts}
+        return grant_page(
+            request, context, swarm_id=swarm.pk, name=swarm.name, tenant=swarm.tenant, back=admin_url(swarm)
+        )
+
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """The buttons that would do something now, for people who may."""
         swarm = self.row_or_none(request, object_id)
+        if swarm is None:
+            return []
         by = self.principal(request)
-        possible = {
-            f"{self.opts.app_label}_{self.opts.model_name}_{name}"
-            for name, act in zip(
-                self.actions_detail, (acts.TERMINATE, acts.PAUSE, acts.RESUME, acts.RETRY), strict=True
-            )
-            if swarm is not None and not act.refusal(swarm, by)
-        }
+        steering = zip(self.actions_detail, (acts.TERMINATE, acts.PAUSE, acts.RESUME, acts.RETRY), strict=False)
+        names = [name for name, act in steering if not act.refusal(swarm, by)]
+        if by.can(Permission.USER_MANAGE, swarm.tenant_id):
+            names.append("grant_one")
+        possible = {f"{self.opts.app_label}_{self.opts.model_name}_{name}" for name in names}
         return [each for each in super().get_actions_detail(request, object_id) if each.action_name in possible]
 
     def card(self, request: HttpRequest) -> Card:
@@ -236,6 +261,7 @@ class PartOfSwarmAdmin(ReadOnly, TenantModelAdmin):
     is_audited = False
     read_permission = Permission.SWARM_READ
     tenant_path = "swarm__tenant_id"
+    swarm_path = "swarm_id"
     swarm_link = link_column("swarm", "Swarm")
     huge = True
     ordering = ("-id",)

@@ -48,7 +48,7 @@ class Act:
     def refusal(self, row: Any, by: Principal) -> str:
         """Why it cannot be done now, for a person; empty when it can."""
         try:
-            by.verify(self.permission, _tenant_id(row))
+            by.verify(self.permission, _tenant_id(row), swarm_id=_swarm_id(row))
             self.verify(row)
         except (CannotAct, AccessDenied) as refusal:
             return str(refusal)
@@ -140,7 +140,7 @@ def page(model_admin: Any, request: HttpRequest, act: Act, object_id: str) -> Ht
     if row is None:
         return redirect(list_url(model_admin.model))
     by: Principal = model_admin.principal(request)
-    if not by.can(act.permission, _tenant_id(row)):
+    if not by.can(act.permission, _tenant_id(row), swarm_id=_swarm_id(row)):
         raise PermissionDenied
     form = ReasonForm(request.POST or None) if act.asks_reason else None
     if form is not None:
@@ -196,3 +196,7 @@ def _rendered(
 
 def _tenant_id(row: Any) -> Any:
     return row.tenant_id if hasattr(row, "tenant_id") else row.swarm.tenant_id
+
+
+def _swarm_id(row: Any) -> Any:
+    return row.swarm_id if hasattr(row, "swarm_id") else row.pk

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
+from django.utils import timezone
 
 from apps.audit.trail import Actor
 from apps.tenants.models import ApiToken, Tenant, User
-from apps.tenants.roles import PERMISSIONS, Permission, Role
+from apps.tenants.roles import PERMISSIONS, Permission, Role, granted
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -22,27 +24,43 @@ class AccessDenied(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class OnSwarm:
+    """What grants give on one swarm of a tenant."""
+
+    tenant_id: uuid.UUID
+    permissions: frozenset[Permission]
+
+
+@dataclass(frozen=True, slots=True)
 class Principal(Actor):
-    """An actor with what it may do: permissions by tenant id, or everything for a platform admin."""
+    """An actor with what it may do: everything for a platform admin, else by tenant id and, for grants, by swarm id."""
 
     everything: bool = False
     permissions: Mapping[uuid.UUID, frozenset[Permission]] = field(default_factory=dict, hash=False)
+    grants: Mapping[uuid.UUID, OnSwarm] = field(default_factory=dict, hash=False)
 
-    def can(self, permission: Permission, tenant_id: uuid.UUID) -> bool:
-        """Whether it has the permission in that tenant."""
-        return self.everything or permission in self.permissions.get(tenant_id, ())
+    def can(self, permission: Permission, tenant_id: uuid.UUID, *, swarm_id: uuid.UUID | None = None) -> bool:
+        """Whether it has the permission in that tenant, or by a grant on that swarm of it."""
+        if self.everything or permission in self.permissions.get(tenant_id, ()):
+            return True
+        grant = self.grants.get(swarm_id) if swarm_id else None
+        return grant is not None and grant.tenant_id == tenant_id and permission in grant.permissions
 
-    def verify(self, permission: Permission, tenant_id: uuid.UUID) -> None:
+    def verify(self, permission: Permission, tenant_id: uuid.UUID, *, swarm_id: uuid.UUID | None = None) -> None:
         """Raises AccessDenied, naming the permission, unless ``can`` holds."""
-        if not self.can(permission, tenant_id):
+        if not self.can(permission, tenant_id, swarm_id=swarm_id):
             raise AccessDenied(f"This needs the permission {permission} in this tenant.")
 
-    def can_anywhere(self, permission: Permission) -> bool:
-        """Whether it has the permission in some tenant: for what belongs to the platform, such as the pool."""
-        return self.everything or any(permission in held for held in self.permissions.values())
+    def can_anywhere(self, permission: Permission, *, on_a_swarm: bool = False) -> bool:
+        """Whether it has the permission in some tenant; ``on_a_swarm`` counts grants on single swarms as well."""
+        return (
+            self.everything
+            or any(permission in held for held in self.permissions.values())
+            or (on_a_swarm and bool(self.swarm_ids(permission)))
+        )
 
     def verify_anywhere(self, permission: Permission) -> None:
-        """Raises AccessDenied, naming the permission, unless ``can_anywhere`` holds."""
+        """Raises AccessDenied, naming the permission, unless it has it in some tenant: for what is the platform's."""
         if not self.can_anywhere(permission):
             raise AccessDenied(f"This needs the permission {permission}.")
 
@@ -56,10 +74,32 @@ class Principal(Actor):
             if (permission in held if permission else bool(held))
         }
 
-    def limit(self, queryset: Any, permission: Permission, path: str = "tenant_id") -> Any:
-        """The rows of a queryset that belong to a tenant in which it has the permission."""
+    def swarm_ids(self, permission: Permission) -> set[uuid.UUID]:
+        """The swarms on which grants give it the permission."""
+        return {swarm_id for swarm_id, grant in self.grants.items() if permission in grant.permissions}
+
+    def known_tenant_ids(self) -> set[uuid.UUID] | None:
+        """The tenants of which it may see something, be it a single swarm; None means all of them."""
+        if self.everything:
+            return None
+        return {tenant_id for tenant_id, held in self.permissions.items() if held} | {
+            grant.tenant_id for grant in self.grants.values()
+        }
+
+    def limit(
+        self, queryset: Any, permission: Permission, path: str = "tenant_id", *, swarm_path: str | None = None
+    ) -> Any:
+        """The rows of a queryset that belong to a tenant in which it has the permission.
+
+        For rows that belong to a swarm, found at ``swarm_path``, those of swarms on which it has a grant as well.
+        """
         allowed = self.tenant_ids(permission)
-        return queryset if allowed is None else queryset.filter(**{f"{path}__in": allowed})
+        if allowed is None:
+            return queryset
+        rows = models.Q(**{f"{path}__in": allowed})
+        if swarm_path and (swarms := self.swarm_ids(permission)):
+            rows |= models.Q(**{f"{swarm_path}__in": swarms})
+        return queryset.filter(rows)
 
     def tenants(self, permission: Permission | None = Permission.SWARM_READ) -> models.QuerySet[Tenant]:
         """The tenants in which it has the permission; with None, those in which it has any."""
@@ -70,8 +110,10 @@ class Principal(Actor):
 NOBODY = Principal("user", "anonymous")
 
 
-def principal_of(user: User, *, token: ApiToken | None = None, address: str | None = None) -> Principal:
-    """What a user may do now, narrowed to the token's tenant and role when one is used.
+def principal_of(
+    user: User, *, token: ApiToken | None = None, address: str | None = None, now: dt.datetime | None = None
+) -> Principal:
+    """What a user may do now, narrowed to the token's tenant and role when one is used. At most one query.
 
     A platform admin's token is no more than an admin of its tenant: what belongs to the platform needs a login.
     """
@@ -83,14 +125,32 @@ def principal_of(user: User, *, token: ApiToken | None = None, address: str | No
             return Principal(kind, ref, address, everything=True)
         narrowed = PERMISSIONS.get(token.role or Role.ADMIN, frozenset())
         return Principal(kind, ref, address, permissions={token.tenant_id: narrowed})
-    memberships = user.memberships.all()
-    if token:
-        memberships = memberships.filter(tenant_id=token.tenant_id)
     held: dict[uuid.UUID, frozenset[Permission]] = {}
-    for tenant_id, role in memberships.values_list("tenant_id", "role"):
-        if token is None or token.role in ("", role):
-            held[tenant_id] = held.get(tenant_id, frozenset()) | PERMISSIONS.get(role, frozenset())
-    return Principal(kind, ref, address, permissions=held)
+    grants: dict[uuid.UUID, OnSwarm] = {}
+    for tenant_id, swarm_id, name in _held(user, token, now or timezone.now()):
+        if swarm_id is None:
+            if token is None or token.role in ("", name):
+                held[tenant_id] = held.get(tenant_id, frozenset()) | PERMISSIONS.get(name, frozenset())
+        else:
+            given = granted(name)
+            if token is not None and token.role:
+                given &= PERMISSIONS.get(token.role, frozenset())
+            before = grants[swarm_id].permissions if swarm_id in grants else frozenset()
+            grants[swarm_id] = OnSwarm(tenant_id, before | given)
+    return Principal(kind, ref, address, permissions=held, grants=grants)
+
+
+def _held(user: User, token: ApiToken | None, now: dt.datetime) -> Iterable[tuple[uuid.UUID, uuid.UUID | None, str]]:
+    """A user's roles and grants as rows of tenant, swarm (None for a role) and name. One query."""
+    memberships, grants = user.memberships.all(), user.swarm_grants.in_force(now=now)
+    if token:
+        memberships, grants = memberships.filter(tenant_id=token.tenant_id), grants.filter(tenant_id=token.tenant_id)
+    no_swarm = models.Value(None, models.UUIDField())
+    return (
+        memberships.order_by()
+        .values_list("tenant_id", no_swarm, "role")
+        .union(grants.order_by().values_list("tenant_id", "swarm_id", "gives"), all=True)
+    )
 
 
 def principal_of_request(request: HttpRequest) -> Principal:

@@ -19,6 +19,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget
 
+from apps.tenants import admin_grants  # noqa: F401  (it registers what it shows)
 from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
 from apps.tenants.admin_scoping import TenantFilter, TenantInline, TenantModelAdmin
 from apps.tenants.models import ApiToken, Membership, Tenant, User

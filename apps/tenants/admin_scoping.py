@@ -80,6 +80,8 @@ class TenantScoped(Scoped):
     """Rows that belong to a tenant, found at ``tenant_path`` from the row ("swarm__tenant_id")."""
 
     tenant_path: ClassVar[str] = "tenant_id"
+    swarm_path: ClassVar[str | None] = None
+    """Where the swarm's id is, for rows that belong to a swarm: grants on it count for them."""
 
     def tenant_id_of(self, row: Any) -> uuid.UUID | None:
         """The tenant that a row belongs to; None for rows of the platform, which only platform admins see."""
@@ -91,9 +93,10 @@ class TenantScoped(Scoped):
         if permission is None or principal.everything:
             return principal.everything
         if row is None:
-            return principal.can_anywhere(permission)
+            return principal.can_anywhere(permission, on_a_swarm=self.swarm_path is not None)
         tenant_id = self.tenant_id_of(row)
-        return tenant_id is not None and principal.can(permission, tenant_id)
+        swarm_id = value_at(row, self.swarm_path) if self.swarm_path else None
+        return tenant_id is not None and principal.can(permission, tenant_id, swarm_id=swarm_id)
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
         principal = self.principal(request)
@@ -101,9 +104,16 @@ class TenantScoped(Scoped):
         if principal.everything:
             return rows
         allowed: set[uuid.UUID] = set()
-        for permission in {self.read_permission, self.write_permission} - {None}:
-            allowed |= principal.tenant_ids(permission) or set()
-        return self.of_tenants(rows, allowed)
+        swarms: set[uuid.UUID] = set()
+        for permission in {self.read_permission, self.write_permission}:
+            if permission is not None:
+                allowed |= principal.tenant_ids(permission) or set()
+                swarms |= principal.swarm_ids(permission)
+        if not self.swarm_path or not swarms:
+            return self.of_tenants(rows, allowed)
+        return rows.filter(
+            models.Q(**{f"{self.tenant_path}__in": allowed}) | models.Q(**{f"{self.swarm_path}__in": swarms})
+        )
 
     def of_tenants(self, rows: models.QuerySet[Any], tenant_ids: Iterable[uuid.UUID]) -> models.QuerySet[Any]:
         """The rows of these tenants."""

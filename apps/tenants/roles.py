@@ -60,3 +60,17 @@ PERMISSIONS: dict[str, frozenset[Permission]] = {
 ``cost:record`` is for those who run agents: it spends, as submitting a swarm does, wherever the agents run. Finance
 corrects what was spent (``cost:update``), which is another thing than reporting it.
 """
+
+ON_ONE_SWARM = frozenset({P.SWARM_READ, P.SWARM_UPDATE, P.SWARM_DELETE, P.SWARM_TERMINATE, P.COST_READ, P.BUDGET_READ})
+"""What a grant can give on a single swarm: the rest is about a tenant or the platform."""
+
+
+def granted(gives: str) -> frozenset[Permission]:
+    """What a grant of a role or a permission gives on its swarm.
+
+    Of a role, that which concerns a single swarm. ``swarm:read`` is always with it: nobody steers what they cannot see.
+    Empty for a name that is neither (any more).
+    """
+    held = PERMISSIONS.get(gives) or frozenset(p for p in P if p == gives)
+    on_it = held & ON_ONE_SWARM
+    return on_it | {P.SWARM_READ} if on_it else on_it

@@ -68,8 +68,9 @@ class Page(ConsoleView):
     @cached_property
     def tenants(self) -> list[Tenant]:
         """The tenants of whom something may be seen here."""
+        known = self.principal.known_tenant_ids()
         rows = Tenant.objects.all()
-        return list(rows if self.principal.everything else rows.filter(pk__in=list(self.principal.permissions)))
+        return list(rows if known is None else rows.filter(pk__in=known))
 
     @cached_property
     def tenant(self) -> Tenant | None:
@@ -93,7 +94,7 @@ class Page(ConsoleView):
             "title": self.title,
             "section": self.section,
             "principal": self.principal,
-            "may_read_swarms": self.principal.can_anywhere(Permission.SWARM_READ),
+            "may_read_swarms": self.principal.can_anywhere(Permission.SWARM_READ, on_a_swarm=True),
             "may_submit": self.principal.can_anywhere(Permission.SWARM_CREATE),
             "tenants": self.tenants,
             "tenant": self.tenant,

@@ -34,7 +34,8 @@ class Overview(Page):
 
     @cached_property
     def readable(self) -> list[Tenant]:
-        return [t for t in self.shown if self.principal.can(Permission.SWARM_READ, t.pk)]
+        granted = {grant.tenant_id for grant in self.principal.grants.values()}
+        return [t for t in self.shown if t.pk in granted or self.principal.can(Permission.SWARM_READ, t.pk)]
 
     @cached_property
     def search(self) -> str:

@@ -100,6 +100,10 @@ class SwarmPage(Page):
             "events": self.events,
         }
 
+    def may(self, permission: Permission) -> bool:
+        """Whether the person has the permission on this swarm."""
+        return self.principal.can(permission, self.swarm.tenant_id, swarm_id=self.swarm.pk)
+
     @cached_property
     def counts(self) -> dict[uuid.UUID, Counter[str]]:
         """Tasks by status, by step id."""
@@ -119,13 +123,13 @@ class SwarmPage(Page):
         # Whatever its state: the button may come with a part that loads later.
         return {
             "swarm": self.swarm,
-            "may_terminate": self.principal.can(Permission.SWARM_TERMINATE, self.swarm.tenant_id),
+            "may_terminate": self.may(Permission.SWARM_TERMINATE),
         }
 
     def head(self) -> dict[str, Any]:
         swarm, principal = self.swarm, self.principal
         (row,) = board.rows([swarm], principal)
-        may = {p: principal.can(p, swarm.tenant_id) for p in (Permission.SWARM_UPDATE, Permission.SWARM_TERMINATE)}
+        may = {p: self.may(p) for p in (Permission.SWARM_UPDATE, Permission.SWARM_TERMINATE)}
         reserved = Reservation.objects.of_swarms([swarm.pk]).get(swarm.pk, 0) if row.cost is not None else None
         totals: Counter[str] = sum(self.counts.values(), Counter())
         return {
@@ -155,7 +159,7 @@ class SwarmPage(Page):
     def agents(self) -> dict[str, Any]:
         swarm = self.swarm
         spent: dict[str, Mapping[str, Any]] = {}
-        if self.principal.can(Permission.COST_READ, swarm.tenant_id):
+        if self.may(Permission.COST_READ):
             sums = (
                 LedgerEntry.objects.filter(swarm_id=swarm.pk)
                 .order_by()
@@ -171,7 +175,7 @@ class SwarmPage(Page):
                 {"agent": agent, "counts": by_agent[agent.pk], "spent": spent.get(agent.name)}
                 for agent in Agent.objects.filter(swarm=swarm).order_by("name")
             ],
-            "money": self.principal.can(Permission.COST_READ, swarm.tenant_id),
+            "money": self.may(Permission.COST_READ),
             "swarm": swarm,
         }
 
@@ -241,7 +245,7 @@ class SwarmAct(ConsoleView):
             raise Http404
         permission, done = _ACTS[act]
         swarm = get_object_or_404(Swarm.objects.visible_to(self.principal), pk=pk)
-        self.principal.verify(permission, swarm.tenant_id)
+        self.principal.verify(permission, swarm.tenant_id, swarm_id=swarm.pk)
         reason = typed(request.POST.get("reason"))
         try:
             if act == "terminate":

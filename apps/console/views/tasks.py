@@ -70,10 +70,10 @@ class TaskPage(Page):
             )
             if task.status == TaskStatus.PENDING and task.step.needs
             else [],
-            "money": principal.can(Permission.COST_READ, tenant_id),
+            "money": principal.can(Permission.COST_READ, tenant_id, swarm_id=task.swarm_id),
             "can_retry": (
                 task.status == TaskStatus.FAILED
-                and principal.can(Permission.SWARM_UPDATE, tenant_id)
+                and principal.can(Permission.SWARM_UPDATE, tenant_id, swarm_id=task.swarm_id)
                 and task.swarm.can_retry()
             ),
         }
@@ -91,7 +91,7 @@ class TaskRetry(ConsoleView):
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         task = get_object_or_404(Task.objects.visible_to(self.principal).named(), pk=pk)
-        self.principal.verify(Permission.SWARM_UPDATE, task.swarm.tenant_id)
+        self.principal.verify(Permission.SWARM_UPDATE, task.swarm.tenant_id, swarm_id=task.swarm_id)
         try:
             lifecycle.retry_task(task, by=self.principal)
         except CannotAct as refused:

@@ -45,7 +45,7 @@ def terminate(swarm: Swarm, *, by: Principal, reason: str, now: dt.datetime | No
         raise CannotAct("Say why it is terminated: the reason is kept in the audit trail.")
     with transaction.atomic():
         swarm = _locked(swarm)
-        by.verify(Permission.SWARM_TERMINATE, swarm.tenant_id)
+        by.verify(Permission.SWARM_TERMINATE, swarm.tenant_id, swarm_id=swarm.pk)
         swarm.verify_terminate()
         idle = stopping.cancel_idle(
             swarm, code=FailureCode.CANCELLED, error=f"The swarm was terminated: {reason}", now=now
@@ -82,7 +82,7 @@ def pause(swarm: Swarm, *, by: Principal, reason: str = "", now: dt.datetime | N
     now = now or timezone.now()
     with transaction.atomic():
         swarm = _locked(swarm)
-        by.verify(Permission.SWARM_UPDATE, swarm.tenant_id)
+        by.verify(Permission.SWARM_UPDATE, swarm.tenant_id, swarm_id=swarm.pk)
         swarm.verify_pause()
         _withdraw_ready(swarm)
         swarm.leave_queue()
@@ -104,7 +104,7 @@ def resume(swarm: Swarm, *, by: Principal, now: dt.datetime | None = None) -> Sw
     now = now or timezone.now()
     with transaction.atomic():
         swarm = _locked(swarm)
-        by.verify(Permission.SWARM_UPDATE, swarm.tenant_id)
+        by.verify(Permission.SWARM_UPDATE, swarm.tenant_id, swarm_id=swarm.pk)
         swarm.verify_resume()
         swarm.status_reason = ""
         if swarm.holds_resources:
@@ -132,7 +132,7 @@ def retry_task(task: Task, *, by: Principal, now: dt.datetime | None = None) -> 
 def _retry(swarm: Swarm, task_id: uuid.UUID | None, *, by: Principal, now: dt.datetime) -> Swarm:
     with transaction.atomic():
         swarm = _locked(swarm)
-        by.verify(Permission.SWARM_UPDATE, swarm.tenant_id)
+        by.verify(Permission.SWARM_UPDATE, swarm.tenant_id, swarm_id=swarm.pk)
         swarm.verify_retry()
         failed = Task.objects.filter(swarm=swarm, status=TaskStatus.FAILED)
         if task_id:

@@ -62,8 +62,8 @@ class Runtime(models.TextChoices):
 
 class SwarmQuerySet(models.QuerySet["Swarm"]):
     def visible_to(self, principal: Principal, permission: Permission = Permission.SWARM_READ) -> SwarmQuerySet:
-        """The swarms of the tenants in which the principal has the permission."""
-        found: SwarmQuerySet = principal.limit(self, permission)
+        """The swarms on which the principal has the permission: by a role in their tenant, or by a grant."""
+        found: SwarmQuerySet = principal.limit(self, permission, swarm_path="pk")
         return found
 
     def unfinished(self) -> SwarmQuerySet:

@@ -50,8 +50,8 @@ class FailureCode(models.TextChoices):
 
 class TaskQuerySet(models.QuerySet["Task"]):
     def visible_to(self, principal: Principal, permission: Permission = Permission.SWARM_READ) -> TaskQuerySet:
-        """The tasks of swarms of the tenants in which the principal has the permission."""
-        found: TaskQuerySet = principal.limit(self, permission, "swarm__tenant_id")
+        """The tasks of swarms on which the principal has the permission."""
+        found: TaskQuerySet = principal.limit(self, permission, "swarm__tenant_id", swarm_path="swarm_id")
         return found
 
     def named(self) -> TaskQuerySet:

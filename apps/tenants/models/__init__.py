@@ -1,5 +1,6 @@
 """Tenants, the people who work for them, and the tokens that act for those people."""
 
+from apps.tenants.models.grant import SwarmGrant
 from apps.tenants.models.membership import Membership
 from apps.tenants.models.tenant import CallsInFlight, Tenant, validate_time_zone
 from apps.tenants.models.token import ApiToken
@@ -9,6 +10,7 @@ __all__ = [
     "ApiToken",
     "CallsInFlight",
     "Membership",
+    "SwarmGrant",
     "Tenant",
     "User",
     "validate_time_zone",
