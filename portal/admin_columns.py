@@ -110,6 +110,11 @@ def usd_column(path: str, description: str) -> Display:
     return _named(lambda self, obj: money(value_at(obj, path)), description, path)
 
 
+def price_column(path: str, description: str) -> Display:
+    """A price in nano-dollars, shown in USD to the last digit: it is multiplied, so rounding it would mislead."""
+    return _named(lambda self, obj: f"${usd_text(value_at(obj, path))}", description, path)
+
+
 def usd_exact(path: str, description: str) -> Display:
     """An amount in nano-dollars, shown in USD to the last digit, for pages of one row."""
 

@@ -333,7 +333,7 @@ def test_a_new_budget_says_that_it_has_too_little_history(finance: User, acme: T
     client = staff(finance)
     client.post(ADD, form(acme))
     page = client.get(reverse("admin:costs_budget_change", args=[Budget.objects.get().pk])).content.decode()
-    assert "Too little history: 0 minutes were counted so far" in page
+    assert "Too little history: 0 minutes so far" in page
     assert "Nothing was charged to it yet." in page
 
 

@@ -114,7 +114,7 @@ def test_a_budget_counts_from_when_it_was_made() -> None:
     assert (found.per_day, found.spent) == (5 * NANO, 110 * NANO)  # two days so far, and twenty to come
     assert found.exhausts_on == dt.date(2026, 11, 19)
     early = POLICY.forecast(facts, UTC, now=made + dt.timedelta(minutes=1))
-    assert early == Forecast(reason="Too little history: 1 minute were counted so far, a forecast needs 30 hours.")
+    assert early == Forecast(reason="Too little history: 1 minute so far, a forecast needs 30 hours.")
 
 
 def test_a_budget_made_in_an_earlier_period_counts_from_this_ones_start() -> None:

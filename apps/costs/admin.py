@@ -30,6 +30,7 @@ from apps.tenants.roles import Permission
 from portal.admin import ReadOnly
 from portal.admin_columns import (
     NOTHING,
+    price_column,
     reference_column,
     short_column,
     usd_column,
@@ -110,8 +111,8 @@ class PriceAdmin(TenantModelAdmin):
         ("USD for a million tokens", {"fields": (("input_per_mtok", "output_per_mtok"),)}),
         (None, {"fields": ("effective_from", "note")}),
     )
-    input_usd = usd_column("input_per_mtok", "Input, per million tokens")
-    output_usd = usd_column("output_per_mtok", "Output, per million tokens")
+    input_usd = price_column("input_per_mtok", "Input, per million tokens")
+    output_usd = price_column("output_per_mtok", "Output, per million tokens")
     input_exact = usd_exact("input_per_mtok", "Input, per million tokens")
     output_exact = usd_exact("output_per_mtok", "Output, per million tokens")
     since = when_column("effective_from", "In force from")

@@ -9,7 +9,7 @@ from django import forms
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from apps.costs.models import Budget, Scope
-from apps.costs.models.budget import validate_alert_levels
+from apps.costs.models.budget import default_alert_levels, validate_alert_levels
 
 
 class LevelsField(forms.CharField):
@@ -43,6 +43,7 @@ class BudgetForm(forms.ModelForm):
 
     alert_levels = LevelsField(
         required=False,
+        initial=default_alert_levels,
         label="Alert at (%)",
         help_text="Percents of the limit, such as 80, 90, 100 (up to 1000 for a soft budget): each is told once per "
         "period. Empty: nobody is told.",

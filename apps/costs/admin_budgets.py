@@ -97,7 +97,8 @@ class BudgetAdmin(TenantModelAdmin):
     standing_fields = (
         "standing",
         ("spent", "reserved", "left"),
-        ("forecast", "burn_rate", "exhausts"),
+        "forecast",
+        ("burn_rate", "exhausts"),
         "raised",
         "period_now",
     )
@@ -114,7 +115,7 @@ class BudgetAdmin(TenantModelAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         fieldsets = super().get_fieldsets(request, obj)
         if obj:
-            fixed = {"tenant": "tenant_link"}
+            fixed = {"tenant": "tenant_link", "scope": "watches"}
             shown = [
                 (title, {**options, "fields": [fixed.get(field, field) for field in options["fields"]]})
                 for title, options in fieldsets
@@ -133,7 +134,7 @@ class BudgetAdmin(TenantModelAdmin):
         """What a budget watches is settled when it is made: its periods have counted that."""
         told = [name for each in self.standing_fields for name in ([each] if isinstance(each, str) else each)]
         told += self.history_fields
-        return (*told, "tenant_link", "scope", "target", "period") if obj else told
+        return (*told, "tenant_link", "watches", "target", "period") if obj else told
 
     def save_model(self, request: HttpRequest, obj: Budget, form: Any, change: bool) -> None:
         by = self.principal(request)
@@ -156,6 +157,10 @@ class BudgetAdmin(TenantModelAdmin):
         return prepared
 
     @admin.display(description="Watches")
+    def watches(self, budget: Budget) -> str:
+        return budget.get_scope_display()
+
+    @admin.display(description="Watches")
     def how(self, budget: Budget) -> SafeString:
         hard = budget.is_hard
         what = f"{budget.get_scope_display()}, {budget.get_period_display().lower()}"
@@ -175,7 +180,12 @@ class BudgetAdmin(TenantModelAdmin):
             f"{usd_label(standing.spent)} spent, {usd_label(standing.reserved)} in flight, "
             f"{usd_label(standing.remaining)} left"
         )
-        return format_html('<span title="{}">{}</span> {}', detail, bar, label(standing.word, tone))
+        return format_html(
+            '<span class="flex flex-col gap-1 items-start"><span title="{}">{}</span>{}</span>',
+            detail,
+            bar,
+            label(standing.word, tone),
+        )
 
     @admin.display(description="Forecast")
     def outlook(self, budget: Budget) -> SafeString | str:

@@ -133,7 +133,7 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
     ordering = ("-at", "-id")
     fieldsets = (
         (None, {"fields": ("exactly", "kind_label", "amount_exact", "explained", "state", "note")}),
-        ("For", {"fields": ("tenant_name", "subject", "swarm", "task", "agent", "model", "run", "external_id")}),
+        ("For", {"fields": ("tenant_name", "subject", "swarm", "task", "agent", "model", "external_id")}),
         ("Corrections", {"fields": ("corrected", "corrections", "net")}),
         ("Charged to", {"fields": ("charged_to",)}),
         ("Ids", {"fields": ("entry", "reservation", "attempt")}),
@@ -145,7 +145,7 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
     amount_exact = usd_exact("amount", "Amount")
     tenant_name = reference_column("tenant_id", "Tenant")
     subject = reference_column("subject_id", "For the person")
-    swarm = reference_column("swarm_id", "Swarm")
+    _swarm = reference_column("swarm_id", "Swarm")
     attempt = short_column("attempt_id", "Attempt")
     reservation = short_column("reservation_id", "Call")
 
@@ -205,6 +205,11 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
         )
 
     # -- columns -------------------------------------------------------------------------------------------------------
+
+    @admin.display(description="Swarm")
+    def swarm(self, entry: LedgerEntry) -> Any:
+        """The swarm, or the name of a run elsewhere, which has no page."""
+        return f"{entry.run} (elsewhere)" if entry.run else self._swarm(entry)
 
     @admin.display(description="Of what")
     def what(self, entry: LedgerEntry) -> str:

@@ -56,7 +56,8 @@ class BudgetPeriodAdmin(ReadOnly, TenantModelAdmin):
 
     @admin.display(description="Period", ordering="starts_at")
     def period_key(self, period: BudgetPeriod) -> SafeString | str:
-        return format_html("Run {}", short(period.key)) if len(period.key) > 12 else period.key
+        key = format_html("Run {}", short(period.key)) if len(period.key) > 12 else period.key
+        return format_html('<span class="whitespace-nowrap">{}</span>', key)
 
     @admin.display(description="Of")
     def who(self, period: BudgetPeriod) -> SafeString | str:

@@ -44,7 +44,7 @@ class PricesForm(forms.Form):
         if len(tenants) < 2:
             self.fields["tenant"].widget = forms.HiddenInput()
         self.fields["on"] = day_field("On the day")
-        self.fields["model"] = text_field("Any model", "provider:model, such as openai:gpt-4o")
+        self.fields["model"] = text_field("Any model", "provider:model")
 
     @property
     def tenant(self) -> Tenant:

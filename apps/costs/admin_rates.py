@@ -17,6 +17,7 @@ from apps.tenants.admin_scoping import PlatformModelAdmin, TenantFilter, TenantM
 from apps.tenants.roles import Permission
 from portal.admin import ReadOnly
 from portal.admin_columns import BUSY, CALM, GOOD, label, status_column, usd_column, usd_exact, when_column
+from portal.money import usd_text
 
 
 @admin.register(Rate)
@@ -40,15 +41,18 @@ class RateAdmin(TenantModelAdmin):
     }
     shown_as: ClassVar[dict[str, str]] = {
         "kind": "kind_label",
-        "price": "price_exact",
+        "price": "price_usd",
         "effective_from": "since",
         "tenant": "tenant_name",
     }
     fieldsets = ((None, {"fields": ("kind", "tenant", "price", "effective_from", "note")}),)
     kind_label = status_column("kind", "Of what", {})
-    price_usd = usd_column("price", "Price")
-    price_exact = usd_exact("price", "Price")
     since = when_column("effective_from", "In force from")
+
+    @admin.display(description="Price", ordering="price")
+    def price_usd(self, rate: Rate) -> str:
+        """To the last digit, and for what."""
+        return f"${usd_text(rate.price)} for {Accruing(rate.kind).label.split(': ')[-1]}"
 
     @admin.display(description="For")
     def tenant_name(self, rate: Rate) -> SafeString | str:

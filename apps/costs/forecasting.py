@@ -51,7 +51,7 @@ class ForecastPolicy:
         elapsed = now - since
         needed = max((standing.ends_at - standing.starts_at) / self.least_part, self.least)
         if elapsed < needed:
-            reason = f"Too little history: {_span(elapsed)} were counted so far, a forecast needs {_span(needed)}."
+            reason = f"Too little history: {_span(elapsed)} so far, a forecast needs {_span(needed)}."
             return Forecast(exhausts_on=gone_on, reason=reason)
         rest = max(standing.ends_at - now, dt.timedelta(0))
         at_end = standing.spent + _share(standing.spent, rest, elapsed)

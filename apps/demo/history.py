@@ -7,7 +7,7 @@ import datetime as dt
 from django.db import connection, transaction
 
 from apps.costs import rollups, seeding
-from apps.costs.models import LedgerEntry
+from apps.costs.models import LedgerEntry, Statement
 from apps.demo.seeding import TENANTS
 from apps.demo.swarms import PEOPLE
 
@@ -23,7 +23,7 @@ CAST = seeding.Cast(
 
 
 def write_history(now: dt.datetime) -> int:
-    """Writes the past, until yesterday, of agents elsewhere; how many entries. A ledger in use gets none.
+    """Writes the past, until yesterday, of agents elsewhere; how many entries. A ledger in use, or closed, gets none.
 
     One transaction. Nothing is charged to budgets: those of the demo begin with it.
     """
@@ -32,7 +32,8 @@ def write_history(now: dt.datetime) -> int:
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('demo history'))")
-        if LedgerEntry.objects.order_by().exists():
+        closed = Statement.objects.filter(tenant__slug__in=CAST.slugs)
+        if LedgerEntry.objects.order_by().exists() or closed.exists():
             return 0
         seeding.seed(plan, progress=lambda what, done, of: None, now=now)
     rollups.roll(now=now)

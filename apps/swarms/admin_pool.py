@@ -123,11 +123,11 @@ class HoldingAdmin(ReadOnly, TenantModelAdmin):
 
     @admin.display(description="Memory")
     def memory(self, holding: Holding) -> str:
-        return f"{holding.memory_gb:g} GB"
+        return f"{holding.memory_gb.normalize():f} GB"
 
     @admin.display(description="CPU")
     def cores(self, holding: Holding) -> str:
-        return f"{holding.cpu:g} cores"
+        return f"{holding.cpu.normalize():f} cores"
 
     @admin.display(description="Until", ordering="until")
     def ended(self, holding: Holding) -> SafeString | str:

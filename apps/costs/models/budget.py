@@ -192,7 +192,7 @@ class BudgetPeriod(models.Model):
         indexes: ClassVar = [models.Index(fields=["budget", "starts_at"], name="periods_of_budget")]
 
     def __str__(self) -> str:
-        return f"{self.budget}, {self.key}"
+        return f"{self.budget}, {self.key}" if len(self.key) <= 12 else f"{self.budget}, run …{self.key[-8:]}"
 
     @property
     def committed(self) -> int:
