@@ -3,7 +3,8 @@
 ``python -m tests.bench.finance [--rows N] [--only PARTS] [--json]`` seeds a ledger in a PostgreSQL of its own and
 compares its roll-ups with it, then asks a real daphne for the report, the ledger and the API's report (as finance of
 the largest tenant and of an average one, and as an admin of all tenants) and prints p50 and p95 of each.
-A FOCUS file of a million entries follows. The part ``events`` (tests.bench.external) is only run when asked for.
+A FOCUS file of a million entries follows; that month, and those of the largest tenant, are closed.
+The part ``events`` (tests.bench.external) is only run when asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.bench.setting import ROOT, Setting, pss_mb, setting
 
 ROUNDS = 12
 FOCUS_ROWS = 1_000_000
-PARTS = ("seed", "verify", "pages", "focus", "events")
+PARTS = ("seed", "verify", "pages", "focus", "close", "events")
 
 
 @dataclass
@@ -42,6 +43,17 @@ class Figures:
 
 
 @dataclass
+class Closing:
+    """A month of a tenant that was closed."""
+
+    tenant: str
+    period: str
+    entries: int
+    lines: int
+    seconds: float
+
+
+@dataclass
 class Findings:
     """Everything measured. Seconds, and megabytes of memory."""
 
@@ -51,6 +63,7 @@ class Findings:
     requests: list[Figures] = field(default_factory=list)
     web_pss_mb: float = 0.0
     focus: exports.Figure | None = None
+    closings: list[Closing] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
 
 
@@ -201,6 +214,27 @@ def measure_focus(place: Setting, found: Findings) -> None:
     file.unlink()
 
 
+def measure_closings(found: Findings) -> None:
+    """Every month of the largest tenant that can be closed, in order, and the one of a million entries."""
+    from django.utils import timezone
+
+    from apps.costs.periods import first_open_month, last_statement
+    from apps.costs.statements import can_close, close
+    from apps.tenants.access import principal_of_command
+    from apps.tenants.models import Tenant
+
+    by = principal_of_command("bench")
+    for tenant in Tenant.objects.filter(slug__in=["exported", "seeded-0001"]).order_by("slug"):
+        while (month := first_open_month(tenant, last_statement(tenant.pk))) is not None:
+            if not can_close(tenant, month, now=timezone.now()):
+                break
+            began = time.monotonic()
+            statement = close(tenant, month, by=by, now=timezone.now())
+            seconds = round(time.monotonic() - began, 2)
+            done = Closing(tenant.slug, statement.period, statement.entries, statement.lines.count(), seconds)
+            found.closings.append(done)
+
+
 def measure_events(found: Findings) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.external", "--json"], cwd=ROOT, check=True, capture_output=True, text=True
@@ -243,6 +277,9 @@ def main() -> None:
         if "focus" in parts:
             with noted("FOCUS"):
                 measure_focus(place, found)
+        if "close" in parts:
+            with noted("close"):
+                measure_closings(found)
     if "events" in parts:
         with noted("events"):
             measure_events(found)
@@ -257,6 +294,9 @@ def main() -> None:
     if found.focus:
         figure = found.focus
         print(f"FOCUS: {figure.entries:,} entries in {figure.seconds:.1f} s, {figure.peak_mb:.0f} MB of memory at most")
+    for each in found.closings:
+        lines = f"{each.entries:,} entries in {each.lines:,} lines"
+        print(f"closed {each.tenant}, {each.period}: {lines}, {each.seconds:.2f} s")
     if found.events:
         print("external events: " + ", ".join(f"{name} {value}" for name, value in found.events.items()))
 
