@@ -72,7 +72,7 @@ def test_a_rate_in_force_is_history_and_a_later_one_may_be_withdrawn(finance: Us
     old = Rate.objects.create(tenant=acme, kind="storage", price=NANO, effective_from=timezone.now())
     later = Rate.objects.create(tenant=acme, kind="storage", price=2 * NANO, effective_from=SOON)
     page = f"{LIST}{old.pk}/change/"
-    assert "$1.00 for an agent-hour" in client.get(page).content.decode()
+    assert "$1.00 for a GB-month" in client.get(page).content.decode()
     assert client.post(page, form(acme, "9")).status_code == 403
     assert client.post(f"{LIST}{old.pk}/delete/", {"post": "yes"}).status_code == 403
     client.post(f"{LIST}{later.pk}/delete/", {"post": "yes"})
