@@ -251,7 +251,6 @@ DRF_STANDARDIZED_ERRORS: dict[str, Any] = {
 }
 REST_KNOX = {
     "TOKEN_MODEL": "tenants.ApiToken",
-    "TOKEN_PREFIX": "swd_",
     "AUTH_HEADER_PREFIX": "Bearer",
     "TOKEN_TTL": timedelta(days=90),
 }
@@ -276,6 +275,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         {"name": "budgets", "description": "Limits on spending, and how they stand."},
         {"name": "costs", "description": "What was spent, and what agents elsewhere spend."},
         {"name": "pool", "description": "What there is to run on, and what is taken."},
+        {"name": "tokens", "description": "With what programs log in."},
         {"name": "audit", "description": "Who did what."},
     ],
     "SWAGGER_UI_DIST": "SIDECAR",

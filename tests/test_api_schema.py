@@ -41,7 +41,13 @@ def test_every_path_of_version_1_is_in_the_schema() -> None:
 
 
 def test_creating_requests_tell_of_the_idempotency_key() -> None:
-    creating = ("/api/v1/swarms/", "/api/v1/budgets/", "/api/v1/costs/events/", "/api/v1/costs/reservations/")
+    creating = (
+        "/api/v1/swarms/",
+        "/api/v1/budgets/",
+        "/api/v1/tokens/",
+        "/api/v1/costs/events/",
+        "/api/v1/costs/reservations/",
+    )
     for path in creating:
         parameters = openapi()["paths"][path]["post"]["parameters"]
         assert "Idempotency-Key" in {parameter["name"] for parameter in parameters}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import json
 import re
 from typing import Any
 
@@ -11,13 +12,17 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
+from knox.crypto import hash_token
 
 from apps.audit import trail
 from apps.audit.models import AuditEntry
 from apps.audit.trail import Actor
+from apps.tenants.access import OnSwarm, Principal
 from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
 from apps.tenants.models import ApiToken, Membership, Tenant, User
-from apps.tenants.roles import Role
+from apps.tenants.roles import Permission, Role
+from apps.tenants.token_text import PATTERN, is_whole, new_text
+from portal.ids import uuid7
 
 pytestmark = pytest.mark.django_db
 DAY = dt.timedelta(days=1)
@@ -36,7 +41,7 @@ def _get(token: str, path: str = "/api/v1/me/") -> Any:
 
 def test_the_command_prints_the_token_alone_on_the_last_line(owner: User) -> None:
     token = _make("--user", "owner", "--tenant", "acme")[-1]
-    assert re.fullmatch(r"swd_[0-9a-f]{64}", token)
+    assert re.fullmatch(PATTERN, token)
     assert _get(token).json()["user"]["username"] == "owner"
 
 
@@ -63,6 +68,10 @@ def test_the_token_is_not_in_the_database_nor_in_the_trail(owner: User) -> None:
         (
             ["--user", "owner", "--tenant", "acme", "--role", "viewer"],
             "not viewer of tenant acme; roles held",
+        ),
+        (
+            ["--user", "owner", "--tenant", "acme", "--permission", "fly"],
+            "No permission 'fly'. Permissions: swarm:create",
         ),
         (["--user", "owner", "--tenant", "acme", "--expires", "0"], "from 1 to 3650"),
         (["--user", "owner", "--tenant", "acme", "--expires", "99999999999"], "from 1 to 3650"),
@@ -152,8 +161,70 @@ def test_a_header_that_is_no_token_is_refused(header: str, owner: User) -> None:
 
 def test_a_token_with_the_right_start_and_a_wrong_rest_is_refused(owner: User, acme: Tenant) -> None:
     _, text = create_token(owner, acme, life=DAY, by=TESTER)
-    assert _get(text[:-1] + ("0" if text[-1] != "0" else "1")).status_code == 401
-    assert _get(text[:15]).status_code == 401
+    other = text[:15] + new_text()[15:-6]
+    for wrong in (text[:-1] + ("0" if text[-1] != "0" else "1"), text[:15], other, new_text()):
+        assert _get(wrong).status_code == 401
+
+
+def test_a_mistyped_token_costs_no_query(owner: User, acme: Tenant, django_assert_num_queries: Any) -> None:
+    text = new_text()
+    swapped = text[:6] + text[7] + text[6] + text[8:] if text[6] != text[7] else text[:-1]
+    assert is_whole(text)
+    assert not is_whole(swapped)
+    with django_assert_num_queries(0):
+        answer = _get(swapped)
+    assert "mistyped" in answer.json()["errors"][0]["detail"]
+
+
+def test_a_token_without_a_checksum_still_counts(owner: User, acme: Tenant) -> None:
+    row, _ = create_token(owner, acme, life=DAY, by=TESTER)
+    text = "swd_" + "0123456789abcdef" * 4
+    ApiToken.objects.filter(pk=row.pk).update(digest=hash_token(text), token_key=text[:15])
+    assert _get(text).status_code == 200
+
+
+def test_a_token_can_be_narrowed_to_single_permissions(owner: User, acme: Tenant) -> None:
+    token = _make("--user", "owner", "--tenant", "acme", "--permission", "swarm:read", "--name", "dashboard")[-1]
+    assert _get(token).json()["permissions"] == ["swarm:read"]
+    assert _get(token, "/api/v1/budgets/").json()["results"] == []
+    row = ApiToken.objects.get()
+    assert (row.permissions, row.name) == (["swarm:read"], "dashboard")
+    assert AuditEntry.objects.get(action="token:create").details["permissions"] == ["swarm:read"]
+    # What its user may no longer do, it may not either.
+    Membership.objects.update(role=Role.FINANCE)
+    assert _get(token).json()["permissions"] == []
+
+
+def test_narrowing_reaches_grants_on_single_swarms(owner: User, acme: Tenant) -> None:
+    swarm_id = uuid7()
+    held = frozenset({Permission.SWARM_READ, Permission.SWARM_TERMINATE})
+    principal = Principal("token", "x", grants={swarm_id: OnSwarm(acme.pk, held)}).narrowed(["swarm:read"])
+    assert principal.can(Permission.SWARM_READ, acme.pk, swarm_id=swarm_id)
+    assert not principal.can(Permission.SWARM_TERMINATE, acme.pk, swarm_id=swarm_id)
+
+
+def test_a_token_gets_no_permission_that_its_user_lacks(viewer: User, acme: Tenant) -> None:
+    with pytest.raises(CannotCreateToken, match=r"As viewer of acme, viewer lacks swarm:create"):
+        create_token(viewer, acme, permissions=["swarm:read", "swarm:create"], life=DAY, by=TESTER)
+
+
+def test_tokens_are_listed_and_revoked_by_command(owner: User, acme: Tenant) -> None:
+    _, text = create_token(owner, acme, name="nightly", role=Role.ADMIN, life=DAY, by=TESTER)
+    out = io.StringIO()
+    call_command("list_api_tokens", "--tenant", "acme", stdout=out)
+    assert f"{text[:15]}…  owner in acme (admin), expires 20" in out.getvalue()
+    assert text not in out.getvalue()
+    out = io.StringIO()
+    call_command("list_api_tokens", "--json", "--user", "owner", stdout=out)
+    assert json.loads(out.getvalue())[0]["name"] == "nightly"
+    with pytest.raises(CommandError, match="at least 8"):
+        call_command("revoke_api_token", text[:7])
+    with pytest.raises(CommandError, match="No token begins"):
+        call_command("revoke_api_token", "swd_00000000")
+    call_command("revoke_api_token", text, "--reason", "leaked", stdout=io.StringIO())
+    assert _get(text).status_code == 401
+    entry = AuditEntry.objects.get(action="token:revoke")
+    assert (entry.actor, entry.reason) == ("revoke_api_token", "leaked")
 
 
 def test_use_is_noted_once_a_minute(owner: User, acme: Tenant) -> None:

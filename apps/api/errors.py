@@ -19,6 +19,7 @@ from apps.swarms.actions.submit import CannotSubmit
 from apps.swarms.models.swarm import CannotAct
 from apps.swarms.specs import SpecInvalid
 from apps.tenants.access import AccessDenied
+from apps.tenants.actions import CannotCreateToken
 
 TAKEN = {"one_budget_per_name": "Budget with this Tenant and Name already exists."}
 """Unique constraints that two requests at once can run into, and what to say: as it is said to the later of two."""
@@ -69,6 +70,8 @@ class ExceptionHandler(StandardExceptionHandler):
                 return BodyTooLarge(f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes.")
             case CannotSettle():
                 return Conflict(str(exc), exc.code)
+            case CannotCreateToken():
+                return exceptions.ValidationError(str(exc), "refused")
             case UnknownModel():
                 return exceptions.ValidationError({"model": [str(exc)]}, "unknown_model")
             case _:

@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 from apps.costs.models import Advice, AdviceKind, AdviceStatus, Budget, Enforcement, Period, Scope
 from apps.swarms.models import Agent, Priority, Runtime, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import SwarmQuerySet
+from apps.tenants.models import ApiToken
 
 PRIORITIES = [(name.lower(), name.capitalize()) for name in Priority.names]
 
@@ -51,6 +52,15 @@ class AgentFilter(django_filters.FilterSet):
     class Meta:
         model = Agent
         fields = ["tenant", "swarm", "name", "model", "runtime"]
+
+
+class TokenFilter(django_filters.FilterSet):
+    tenant = django_filters.CharFilter(field_name="tenant__slug", help_text="Slug of a tenant.")
+    user = django_filters.CharFilter(field_name="user__username", help_text="Login name of whom it acts for.")
+
+    class Meta:
+        model = ApiToken
+        fields = ["tenant", "user"]
 
 
 class AdviceFilter(django_filters.FilterSet):

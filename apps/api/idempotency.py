@@ -43,7 +43,8 @@ def idempotent(handler: Handler[Params]) -> Handler[Params]:
     its process died, does the work itself. Answers are kept for 24 hours; errors are not kept, since they created
     nothing (those that are returned and not raised keep what else the handler wrote).
 
-    The view says whether the caller may still have the answer (``verify_replay``), and where what was made is found.
+    The view says what of an answer is kept (``to_keep``), whether the caller may still have it (``verify_replay``), and
+    where what was made is found.
 
     Only for handlers that create: those that change a swarm must take its row lock before any other write.
     """
@@ -68,7 +69,7 @@ def idempotent(handler: Handler[Params]) -> Handler[Params]:
                 response = handler(view, request, *args, **kwargs)
                 row = IdempotencyKey.objects.filter(pk=mine.pk)
                 if response.status_code < 400:
-                    row.update(status=response.status_code, body=response.data)
+                    row.update(status=response.status_code, body=view.to_keep(response.data))
                 else:
                     row.delete()
                 return response

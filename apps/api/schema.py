@@ -20,7 +20,10 @@ class TokenScheme(OpenApiAuthenticationExtension):
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
         definition: dict[str, Any] = build_bearer_security_scheme_object("Authorization", "Bearer")
-        return {**definition, "description": "A token of `manage.py create_api_token`."}
+        return {
+            **definition,
+            "description": "An API token, made in the console, with POST /tokens/ or with `create_api_token`.",
+        }
 
 
 class ProblemSerializer(serializers.Serializer):

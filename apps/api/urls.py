@@ -28,6 +28,7 @@ from apps.api.views.swarms import (
     SwarmTerminate,
 )
 from apps.api.views.tasks import TaskAttempts, TaskDetail, TaskRetry
+from apps.api.views.tokens import TokenDetail, Tokens
 
 app_name = "api"
 
@@ -58,6 +59,8 @@ v1 = [
     path("costs/reservations/<uuid:id>/extend/", ReservationExtend.as_view(), name="reservation-extend"),
     path("costs/reservations/<uuid:id>/settle/", ReservationSettle.as_view(), name="reservation-settle"),
     path("costs/reservations/<uuid:id>/release/", ReservationRelease.as_view(), name="reservation-release"),
+    path("tokens/", Tokens.as_view(), name="tokens"),
+    path("tokens/<uuid:id>/", TokenDetail.as_view(), name="token"),
     path("audit/", AuditTrail.as_view(), name="audit"),
 ]
 

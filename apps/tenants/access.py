@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
@@ -101,6 +101,18 @@ class Principal(Actor):
             rows |= models.Q(**{f"{swarm_path}__in": swarms})
         return queryset.filter(rows)
 
+    def narrowed(self, permissions: Iterable[str]) -> Principal:
+        """The same, with none but these permissions."""
+        left = frozenset(Permission) & frozenset(permissions)
+        return replace(
+            self,
+            permissions={tenant_id: held & left for tenant_id, held in self.permissions.items()},
+            grants={
+                swarm_id: replace(grant, permissions=grant.permissions & left)
+                for swarm_id, grant in self.grants.items()
+            },
+        )
+
     def tenants(self, permission: Permission | None = Permission.SWARM_READ) -> models.QuerySet[Tenant]:
         """The tenants in which it has the permission; with None, those in which it has any."""
         allowed = self.tenant_ids(permission)
@@ -164,6 +176,8 @@ def principal_of_request(request: HttpRequest) -> Principal:
             token=token if isinstance(token, ApiToken) else None,
             address=request.META.get("REMOTE_ADDR") or None,
         )
+        if isinstance(token, ApiToken) and token.permissions:
+            principal = principal.narrowed(token.permissions)
         cached = (user.pk, token, principal)
         request._principal = cached  # type: ignore[attr-defined]
     return cached[2]

@@ -17,7 +17,12 @@ from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
-from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget
+from unfold.widgets import (
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectMultipleWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from apps.tenants import admin_grants  # noqa: F401  (it registers what it shows)
 from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
@@ -193,6 +198,15 @@ class TokenForm(forms.Form):
         widget=UnfoldAdminSelectWidget,
         help_text="Narrows the token to one of the person's roles.",
     )
+    permissions = forms.MultipleChoiceField(
+        choices=[(str(name), str(name)) for name in Permission],
+        required=False,
+        widget=UnfoldAdminSelectMultipleWidget,
+        help_text="Narrows the token to these. None picked: all that its roles may.",
+    )
+    name = forms.CharField(
+        max_length=100, required=False, widget=UnfoldAdminTextInputWidget, help_text="What it is for."
+    )
     days = forms.IntegerField(
         min_value=1, max_value=3650, initial=90, widget=UnfoldAdminIntegerFieldWidget, help_text="It expires after."
     )
@@ -204,14 +218,14 @@ class ApiTokenAdmin(TenantModelAdmin):
     empty_hint = "Add a token to let a program use the REST API."
     read_permission = write_permission = Permission.USER_MANAGE
     audits_itself = True
-    list_display = ("token_start", "user_link", "tenant_link", "role_held", "made", "used", "expires")
+    list_display = ("token_start", "name", "user_link", "tenant_link", "may_do", "made", "used", "expires")
     list_display_links = None
     list_filter = (TenantFilter, ("role", ChoicesDropdownFilter), ("token_key", FieldTextFilter))
-    search_fields = ("token_key", "user__username")
+    search_fields = ("token_key", "name", "user__username")
     list_select_related = ("user", "tenant")
     ordering = ("-created", "digest")
     actions = ("revoke",)
-    fields = ("token_start", "user_link", "tenant_link", "role_held", "made", "used", "expires")
+    fields = ("token_start", "name", "user_link", "tenant_link", "may_do", "made", "used", "expires")
     user_link = link_column("user", "Acts for")
     tenant_link = link_column("tenant", "In tenant")
     made = when_column("created", "Created")
@@ -221,9 +235,10 @@ class ApiTokenAdmin(TenantModelAdmin):
     def token_start(self, token: ApiToken) -> str:
         return f"{token.token_key}…"
 
-    @admin.display(description="Role", ordering="role")
-    def role_held(self, token: ApiToken) -> str:
-        return token.role or "every role of the person"
+    @admin.display(description="May do", ordering="role")
+    def may_do(self, token: ApiToken) -> str:
+        role = token.role or "every role of the person"
+        return f"{role}: only {', '.join(token.permissions)}" if token.permissions else role
 
     @admin.display(description="Expires", ordering="expiry")
     def expires(self, token: ApiToken) -> str:
@@ -261,6 +276,8 @@ class ApiTokenAdmin(TenantModelAdmin):
                     given["user"],
                     given["tenant"],
                     role=given["role"],
+                    permissions=given["permissions"],
+                    name=given["name"],
                     life=dt.timedelta(days=given["days"]),
                     by=principal,
                 )

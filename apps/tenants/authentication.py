@@ -11,6 +11,7 @@ from knox.settings import CONSTANTS
 from rest_framework.exceptions import AuthenticationFailed
 
 from apps.tenants.models import ApiToken, User
+from apps.tenants.token_text import is_whole
 
 
 class TokenAuthentication(KnoxTokenAuthentication):
@@ -25,6 +26,8 @@ class TokenAuthentication(KnoxTokenAuthentication):
         text = token.decode("utf-8", errors="replace")
         if not (text.isascii() and text.isprintable()):
             raise AuthenticationFailed("This is not a token: it has characters that no token has.")
+        if not is_whole(text):
+            raise AuthenticationFailed("This is not a token: it is cut off, mistyped, or something else.")
         digest = hash_token(text)
         found = ApiToken.objects.filter(token_key=text[: CONSTANTS.TOKEN_KEY_LENGTH]).select_related("user", "tenant")
         for row in found:

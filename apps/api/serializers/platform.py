@@ -24,6 +24,7 @@ class MyTenantSerializer(serializers.Serializer):
 
 class MyTokenSerializer(serializers.Serializer):
     tenant = serializers.CharField(source="tenant.slug")
+    name = serializers.CharField(allow_blank=True)
     role = serializers.ChoiceField(Role.choices, allow_blank=True, help_text="Empty: every role held there.")
     expires_at = serializers.DateTimeField(source="expiry", allow_null=True)
 

@@ -22,7 +22,9 @@ class AgentDoor(Door):
     """A view of agents, those of swarms that the caller may see."""
 
     def visible(self) -> QuerySet[Agent]:
-        rows: QuerySet[Agent] = self.principal.limit(Agent.objects.all(), Permission.SWARM_READ, "swarm__tenant_id")
+        rows: QuerySet[Agent] = self.principal.limit(
+            Agent.objects.all(), Permission.SWARM_READ, "swarm__tenant_id", swarm_path="swarm_id"
+        )
         return rows.select_related("swarm__tenant").defer("swarm__spec")
 
 

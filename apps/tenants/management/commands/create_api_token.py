@@ -11,7 +11,7 @@ from knox.settings import knox_settings
 from apps.tenants.access import principal_of_command
 from apps.tenants.actions import LONGEST_TOKEN_LIFE, CannotCreateToken, create_token
 from apps.tenants.models import Tenant, User
-from apps.tenants.roles import Role
+from apps.tenants.roles import Permission, Role
 from portal import commands
 
 MOST_NAMES = 20
@@ -41,6 +41,15 @@ class Command(commands.Command):
             help=f"narrows it to one role the user holds there ({', '.join(Role.values)}); without it, all of them",
         )
         parser.add_argument(
+            "--permission",
+            action="append",
+            default=[],
+            dest="permissions",
+            metavar="NAME",
+            help="narrows it to this permission of its roles, such as swarm:read; may be repeated",
+        )
+        parser.add_argument("--name", default="", help="what it is for")
+        parser.add_argument(
             "--expires",
             type=int,
             default=knox_settings.TOKEN_TTL.days,
@@ -59,16 +68,24 @@ class Command(commands.Command):
             raise CommandError(f"No tenant {options['tenant']!r}. Tenants: {_names(slugs)}.")
         if options["role"] and options["role"] not in Role.values:
             raise CommandError(f"No role {options['role']!r}. Roles: {', '.join(Role.values)}.")
+        if unknown := sorted(set(options["permissions"]) - set(Permission)):
+            raise CommandError(f"No permission {unknown[0]!r}. Permissions: {', '.join(Permission)}.")
+        if len(options["name"]) > 100:
+            raise CommandError("--name has at most 100 characters.")
         if not 1 <= options["expires"] <= LONGEST_TOKEN_LIFE.days:
             raise CommandError(f"--expires is a number of days from 1 to {LONGEST_TOKEN_LIFE.days}.")
         token, text = create_token(
             user,
             tenant,
             role=options["role"],
+            permissions=options["permissions"],
+            name=options["name"],
             life=dt.timedelta(days=options["expires"]),
             by=principal_of_command("create_api_token"),
         )
         role = f"as {token.role}" if token.role else "with every role held there"
+        if token.permissions:
+            role += f" narrowed to {', '.join(token.permissions)}"
         self.stdout.write(
             f"Token for {user.username} in {tenant.slug}, {role}, until {token.expiry:%Y-%m-%d %H:%M} UTC."
         )
