@@ -18,6 +18,7 @@ from apps.audit.models import AuditEntry
 from apps.costs.models import Budget, BudgetAlert, BudgetPeriod, Price
 from apps.costs.reserving import Settlement, reserve, settle
 from apps.events.models import Event
+from apps.privacy.models import DataSubject
 from apps.swarms.models import ResourcePool
 from apps.tenants.models import Tenant, User
 from portal.admin_fields import UsdField
@@ -78,6 +79,18 @@ def test_amounts_are_read_exactly(typed: str, nano: int) -> None:
     field = UsdField()
     assert field.clean(typed) == nano
     assert field.clean(field.prepare_value(nano)) == nano
+
+
+def test_a_budget_of_a_person_is_set_by_the_name_that_finance_knows(finance: User, acme: Tenant, rival: Tenant) -> None:
+    client = staff(finance)
+    pseudonym = DataSubject.objects.pseudonym(acme.pk, "customer-1")
+    DataSubject.objects.pseudonym(rival.pk, "customer-2")
+    client.post(ADD, form(acme, scope="end_user", target="customer-1"))
+    assert Budget.objects.get().target == str(pseudonym)
+    for name in ("customer-2", "nobody"):  # a person of another tenant is as unknown as one that is not there
+        response = client.post(ADD, form(acme, name="Other", scope="end_user", target=name))
+        assert f"Nobody is known as “{name}” in Acme" in errors(response)["target"][0]
+    assert Budget.objects.count() == 1
 
 
 @pytest.mark.parametrize(
@@ -171,7 +184,7 @@ def test_a_budget_can_be_made_inactive(finance: User, acme: Tenant) -> None:
         ({"limit": "1,5"}, "limit", "point"),
         ({"name": ""}, "name", "required"),
         ({"target": "someone"}, "target", "has no target"),
-        ({"scope": "end_user", "target": "someone"}, "target", "Must be the id"),
+        ({"scope": "end_user", "target": "someone"}, "target", "Nobody is known as"),
         ({"scope": "galaxy"}, "scope", "not one of the available choices"),
         ({"tenant": "nobody"}, "tenant", "not a valid UUID"),
     ],
@@ -238,6 +251,7 @@ def test_a_budget_shows_how_it_stands(finance: User, acme: Tenant) -> None:
 
 def test_alert_levels_are_typed_with_commas_between_them(finance: User, acme: Tenant) -> None:  # C5
     client = staff(finance)
+    assert 'value="80, 90, 100"' in client.get(ADD).content.decode()  # what is not touched warns as usual
     client.post(ADD, form(acme, alert_levels="100 %, 75,90"))
     budget = Budget.objects.get()
     assert budget.alert_levels == [75, 90, 100]

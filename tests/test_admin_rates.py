@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from apps.audit.models import AuditEntry
-from apps.costs.models import AccruedHour, Rate
+from apps.costs.models import AccruedHour, Price, Rate
 from apps.tenants.models import Tenant, User
 from portal.money import NANO
 from tests.test_admin_money import errors, staff
@@ -78,6 +78,14 @@ def test_a_rate_in_force_is_history_and_a_later_one_may_be_withdrawn(finance: Us
     client.post(f"{LIST}{later.pk}/delete/", {"post": "yes"})
     assert list(Rate.objects.all()) == [old]
     assert AuditEntry.objects.filter(action="rate:delete").exists()
+
+
+def test_rates_and_prices_are_shown_to_the_last_digit(viewer: User, acme: Tenant) -> None:
+    client, half = staff(viewer), NANO // 8
+    Rate.objects.create(tenant=acme, kind="storage", price=half, effective_from=timezone.now())
+    Price.objects.create(tenant=acme, provider="a", model="b", input_per_mtok=half, output_per_mtok=NANO)
+    assert "$0.125 for a GB-month" in client.get(LIST).content.decode()
+    assert "$0.125" in client.get("/admin/costs/price/").content.decode()
 
 
 def test_others_look_or_see_nothing(viewer: User, outsider: User, acme: Tenant) -> None:  # A5

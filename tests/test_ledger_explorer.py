@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from apps.audit.models import AuditEntry
-from apps.costs.models import Budget, BudgetPeriod, Kind, LedgerEntry
+from apps.costs.models import Budget, BudgetPeriod, Kind, LedgerEntry, run_id
 from apps.costs.spend_forms import LedgerForm
 from apps.privacy.models import DataSubject
 from apps.tenants.access import principal_of
@@ -183,7 +183,7 @@ WRONG = [
     ({"period": "next_month"}, "not one of the time frames"),
     ({"kind": "magic"}, "“magic” is not one of the kinds"),
     ({"user": "nobody@example.test"}, "Nobody is known as “nobody@example.test”"),
-    ({"swarm": "no such swarm"}, "No swarm is called"),
+    ({"swarm": "no such swarm"}, "No swarm or run is called"),
     ({"id": "12x"}, "“12x” is no id"),
     ({"id": "9" * 40}, "is no id"),
     ({"unsettled": "perhaps"}, "not one of the states"),
@@ -210,6 +210,20 @@ def test_a_wrong_filter_is_refused_with_words_and_loses_nothing(
     assert says in export.content.decode()
     assert "Nothing was exported" in export.content.decode()
     assert not AuditEntry.objects.exists()
+
+
+@pytest.mark.django_db
+def test_runs_elsewhere_are_told_and_found_by_their_name(finance: User, acme: Tenant, rival: Tenant) -> None:
+    wanted = spend(acme, run="crew 7", swarm_id=run_id(acme.pk, "crew 7"))
+    spend(acme, run="crew 8", swarm_id=run_id(acme.pk, "crew 8"))
+    spend(rival, run="theirs", swarm_id=run_id(rival.pk, "theirs"))
+    client = staff(finance)
+    for name in ("crew 7", "crew 7 (elsewhere)"):
+        page = client.get(LIST, {**NOVEMBER, "swarm": name})
+        assert [row.pk for row in rows_of(page)] == [wanted.pk]
+        assert "crew 7 (elsewhere)" in page.content.decode()
+    page = client.get(LIST, {**NOVEMBER, "swarm": "theirs"})
+    assert "No swarm or run is called" in page.content.decode()
 
 
 @pytest.mark.django_db

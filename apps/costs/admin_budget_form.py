@@ -10,6 +10,8 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from apps.costs.models import Budget, Scope
 from apps.costs.models.budget import default_alert_levels, validate_alert_levels
+from apps.privacy.models import DataSubject
+from apps.tenants.models import Tenant
 
 
 class LevelsField(forms.CharField):
@@ -71,10 +73,22 @@ class BudgetForm(forms.ModelForm):
         scope, target = given.get("scope"), (given.get("target") or "").strip()
         if scope == Scope.TENANT and target:
             self.add_error("target", "A budget of the whole tenant has no target: leave this empty.")
-        if scope in (Scope.END_USER, Scope.SWARM) and target and not _is_uuid(target):
-            noun = "data subject" if scope == Scope.END_USER else "swarm"
-            self.add_error("target", f"Must be the id (a UUID) of a {noun}, or empty for each one separately.")
+        if scope == Scope.SWARM and target and not _is_uuid(target):
+            self.add_error("target", "Must be the id (a UUID) of a swarm, or empty for each one separately.")
+        if scope == Scope.END_USER and target and not _is_uuid(target) and given.get("tenant"):
+            given["target"] = self._pseudonym(given["tenant"], target)
         return given
+
+    def _pseudonym(self, tenant: Tenant, name: str) -> str:
+        """What stands for a person in budgets and in the ledger."""
+        found = DataSubject.objects.filter(tenant_id=tenant.pk, reference=name).values_list("pk", flat=True).first()
+        if found is None:
+            self.add_error(
+                "target",
+                f"Nobody is known as “{name}” in {tenant.name}. Give your own name for the person, as it was sent with "
+                "the work, or the pseudonym that the ledger shows; or nothing, for each person separately.",
+            )
+        return str(found or "")
 
 
 def _is_uuid(text: str) -> bool:

@@ -78,7 +78,7 @@ class BudgetAdmin(TenantModelAdmin):
     form = BudgetForm
     labels: ClassVar[dict[str, str]] = {"scope": "Watches", "is_active": "Active"}
     hints: ClassVar[dict[str, str]] = {
-        "target": "A data subject's id, a swarm's id or an agent's name. Empty: each one separately.",
+        "target": "An end user's name or pseudonym, a swarm's id or an agent's name. Empty: each one separately.",
         "limit": "USD. Lowered below what is spent or reserved, it takes nothing back: no further call fits.",
     }
     list_display = ("name", "tenant_link", "how", "standing", "outlook", "raised", "state")

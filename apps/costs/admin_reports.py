@@ -60,7 +60,7 @@ def _page(request: HttpRequest, form: ReportForm, found: dict[str, Any] | None) 
         "form": form,
         "kinds": [name for _, name, _ in KINDS],
         "bars": chart_options("USD", stacked=True),
-        "lines": chart_options("Swarms", stacked=False, whole=True),
+        "lines": chart_options("Swarms", legend=False, whole=True),
         "ledger_url": list_url(LedgerEntry),
         **(found or {}),
     }

@@ -18,6 +18,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from apps.costs import whatif
 from apps.costs.models import Period, Price
 from apps.costs.models.rollup import Grain, UsageTotal
+from apps.costs.report_page import chart_options
 from apps.costs.whatif import BadScenario, Cap, Line, Outcome, Replacement, Scenario, simulate
 from apps.tenants.access import Principal, principal_of_request
 from apps.tenants.models import Tenant
@@ -123,6 +124,7 @@ def what_if(request: HttpRequest) -> HttpResponse:
         "about": ABOUT,
         "form": form,
         "known_models": known_models(principal),
+        "bars": chart_options("USD"),
         "outcome": outcome and _shown(form.scenario, outcome),
         "csv_url": f"?{request.GET.urlencode()}&format=csv",
     }
@@ -195,8 +197,8 @@ def _chart(days: list[Line]) -> str:
         {
             "labels": [dt.date.fromisoformat(day.name).strftime("%-d %b") for day in days],
             "datasets": [
-                bars("Actual, USD", "base-400", [day.actual for day in days]),
-                bars("Would have been, USD", "primary-600", [day.hypothetical for day in days]),
+                bars("Actual", "base-400", [day.actual for day in days]),
+                bars("Would have been", "primary-600", [day.hypothetical for day in days]),
             ],
         }
     )

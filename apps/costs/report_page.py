@@ -267,7 +267,7 @@ def _labels(days: Sequence[Day]) -> list[str]:
     return [f"{day.day:%-d %b}" for day in days]
 
 
-def chart_options(unit: str, *, stacked: bool, whole: bool = False) -> str:
+def chart_options(unit: str, *, stacked: bool = False, legend: bool = True, whole: bool = False) -> str:
     """Options of Chart.js that are readable on a light and on a dark page. ``whole``: there are no halves of a unit."""
     axis: dict[str, Any] = {
         "ticks": {"color": "#8b95a5", "maxRotation": 0, "autoSkipPadding": 12, **({"precision": 0} if whole else {})},
@@ -281,7 +281,7 @@ def chart_options(unit: str, *, stacked: bool, whole: bool = False) -> str:
             "interaction": {"mode": "index", "intersect": False},
             "plugins": {
                 "legend": {
-                    "display": stacked,
+                    "display": legend,
                     "position": "bottom",
                     "labels": {"color": "#8b95a5", "boxWidth": 12, "boxHeight": 12},
                 }

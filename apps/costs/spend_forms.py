@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from apps.costs import frames
 from apps.costs.frames import Frame, Named
 from apps.costs.lines import Sums
-from apps.costs.models import Kind, LedgerEntry
+from apps.costs.models import Kind, LedgerEntry, run_id
 from apps.costs.models.ledger import LedgerEntryQuerySet
 from apps.costs.searching import LedgerFilter
 from apps.costs.totals import totals_by_kind, totals_of_entries
@@ -189,7 +189,7 @@ class LedgerForm(SpendForm):
         self.fields["kind"] = choice_field("Kind", [("", "Any"), *Kind.choices], "one of the kinds on offer")
         self.fields["model"] = text_field("Model", "Its full name, such as openai:gpt-4o")
         self.fields["agent"] = text_field("Agent", "The agent's name")
-        self.fields["swarm"] = text_field("Swarm", "Name or id of a swarm")
+        self.fields["swarm"] = text_field("Swarm", "Name or id of a swarm or run")
         self.fields["user"] = text_field("End user", "Your name for the person, or the pseudonym")
         choices = [("", "Any"), ("open", "Unsettled, to be put right"), ("yes", "Unsettled"), ("no", "Settled")]
         self.fields["unsettled"] = choice_field("State", choices, "one of the states on offer")
@@ -232,8 +232,11 @@ class LedgerForm(SpendForm):
     def _swarms(self, text: str) -> list[uuid.UUID]:
         swarms = apps.get_model("swarms.Swarm")._default_manager.filter(tenant_id__in=self._tenant_ids(), name=text)
         found = list(swarms.order_by("-pk").values_list("pk", flat=True)[: MOST_SWARMS + 1])
+        runs = [run_id(tenant_id, text.removesuffix(" (elsewhere)")) for tenant_id in self._tenant_ids()]
+        known = LedgerEntry.objects.filter(swarm_id__in=runs).order_by().values_list("swarm_id", flat=True).distinct()
+        found += [swarm_id for swarm_id in known if swarm_id]
         if not found:
-            self.add_error("swarm", f"No swarm is called “{text}” here. Give its whole name, or its id.")
+            self.add_error("swarm", f"No swarm or run is called “{text}” here. Give its whole name, or its id.")
         elif len(found) > MOST_SWARMS:
             self.add_error("swarm", f"More than {MOST_SWARMS} swarms are called “{text}”: give the id of one.")
         return found
