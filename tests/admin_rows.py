@@ -20,6 +20,8 @@ from apps.costs.models import (
     Budget,
     BudgetAlert,
     BudgetPeriod,
+    CentreRule,
+    CostCentre,
     ExternalEvent,
     ExternalReservation,
     LedgerEntry,
@@ -133,6 +135,8 @@ def make_rows(tenant: Tenant, count: int) -> None:
             effective_from=now - dt.timedelta(hours=n + 1),
             note=f"{name}-rate",
         )
+        centre = CostCentre.objects.create(tenant=tenant, code=name, name=f"{name}-centre")
+        CentreRule.objects.create(centre=centre, agent=f"{name}-agent")
         AgentOverride.objects.create(tenant=tenant, agent=f"{name}-agent", max_replicas=2, note=f"{name}-note")
         Holding.objects.create(swarm=swarm, tenant=tenant, agents=2, memory_gb=4, cpu=1, since=now, until=now)
         Event.objects.create(

@@ -33,6 +33,7 @@ ADMINS: dict[type[models.Model], Any] = dict(admin.site._registry)
 REGISTERED = sorted(ADMINS, key=lambda model: model._meta.label)
 SHOWN_ON_ANOTHER_PAGE = {
     "costs.Advice",
+    "costs.CentreRule",
     "providers.Region",
     # Sums that the report shows.
     *(f"costs.{kind}Total" for kind in ("Day", "Hour", "Swarm", "Subject", "Usage")),
@@ -194,14 +195,14 @@ OPENS = {
     "finance": {
         "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert", "costs.StatementExport",
+        "costs.BudgetAlert", "costs.CostCentre", "costs.StatementExport",
     },
     "operator": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
         "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert", "costs.StatementExport",
+        "costs.BudgetAlert", "costs.CostCentre", "costs.StatementExport",
     },
     "compliance": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
@@ -213,7 +214,7 @@ OPENS = {
         "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert", "costs.StatementExport",
+        "costs.BudgetAlert", "costs.CostCentre", "costs.StatementExport",
     },
     "admin": {model._meta.label for model in REGISTERED if isinstance(ADMINS[model], TenantScoped)}
     | {"swarms.ResourcePool"},

@@ -15,6 +15,8 @@ from apps.costs import (  # noqa: F401  (they register what they show)
     admin_advice,
     admin_alerts,
     admin_budgets,
+    admin_centres,
+    admin_charging,
     admin_exports,
     admin_external,
     admin_ledger,

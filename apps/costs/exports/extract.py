@@ -34,6 +34,8 @@ class Extract:
     ends_at: dt.datetime
     is_closed: bool
     statement_id: str = ""
+    is_frozen: bool = False
+    """Whether its terms are those of a statement, also while that is closing."""
     terms: Terms = field(default_factory=Terms)
 
     @property
@@ -110,6 +112,7 @@ def extract_of_statement(statement: Statement) -> Extract:
         ends_at=statement.ends_at,
         is_closed=statement.is_closed,
         statement_id=str(statement.pk) if statement.is_closed else "",
+        is_frozen=True,
         terms=Terms.of_json(statement.terms),
     )
 

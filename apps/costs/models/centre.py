@@ -13,6 +13,13 @@ from apps.tenants.models import Tenant
 from apps.tenants.roles import Permission
 
 
+def words_of(kind: str, agent: str, model: str, run: str, subject: str) -> str:
+    """What a rule takes, in words: "model calls, agent research-*", or "everything"."""
+    named = [("agent", agent), ("model", model), ("run", run), ("user", subject)]
+    parts = [Kind(kind).label.lower()] if kind in Kind.values else []
+    return ", ".join([*parts, *(f"{name} {value}" for name, value in named if value)]) or "everything"
+
+
 class CostCentreQuerySet(models.QuerySet["CostCentre"]):
     def visible_to(self, principal: Principal) -> CostCentreQuerySet:
         """The cost centres of tenants whose costs the principal may read."""
@@ -66,7 +73,4 @@ class CentreRule(models.Model):
         ordering: ClassVar = ["position", "id"]
 
     def __str__(self) -> str:
-        parts = [f"{name} {getattr(self, name)}" for name in ("kind", "agent", "model", "run") if getattr(self, name)]
-        if self.subject_id:
-            parts.append(f"user {self.subject_id}")
-        return ", ".join(parts) or "everything else"
+        return words_of(self.kind, self.agent, self.model, self.run, str(self.subject_id or ""))
