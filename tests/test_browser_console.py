@@ -47,7 +47,7 @@ def test_progress_moves_without_a_reload(tab: OpenTab, operator: User, swarm: Sw
     window.page.evaluate("window.here = true")
     assert window.page.inner_text("[data-done]") == "0"
     desk.work(3)
-    window.page.wait_for_function("document.querySelector('[data-done]').textContent === '3'")
+    wait_until(lambda: window.page.inner_text("[data-done]") == "3", what="tasks that are done")
     assert window.page.get_attribute('[data-step="read"]', "data-state") in ("ready", "pending", "running")
     desk.finish(swarm)
     window.page.wait_for_selector('h1 [data-status="succeeded"]')
@@ -91,7 +91,7 @@ def test_a_socket_that_was_killed_and_came_back_has_missed_nothing(
     web.start()
     window.page.wait_for_selector('#live[data-state="live"]', state="attached", timeout=30_000)
     wait_until(lambda: events_shown(window) == missed, what="the list after the break")
-    window.page.wait_for_function("document.querySelector('[data-done]').textContent === '6'")
+    wait_until(lambda: window.page.inner_text("[data-done]") == "6", what="tasks that are done")
     desk.work(1)
     wait_until(lambda: events_shown(window) == events_of(swarm), what="the list after what came live")
     assert window.page.evaluate("window.here"), "the page was loaded anew"
@@ -164,7 +164,7 @@ def test_terminating_takes_two_clicks_and_a_reason(tab: OpenTab, operator: User,
     assert window.page.is_visible("dialog"), "without a reason nothing is sent"
     window.page.fill("#terminate-reason", "wrong prompt")
     desk.work(1)  # the parts behind the dialog load anew, and what was typed stays
-    window.page.wait_for_function("document.querySelector('[data-done]').textContent === '1'")
+    wait_until(lambda: window.page.inner_text("[data-done]") == "1", what="tasks that are done")
     assert window.page.input_value("#terminate-reason") == "wrong prompt"
     window.page.click("dialog >> button:has-text('Terminate')")
     window.page.wait_for_selector("text=market-brief is being terminated")
