@@ -23,6 +23,7 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Budgets", "account_balance_wallet", "costs.Budget"),
             ("Budget alerts", "notifications_active", "costs.BudgetAlert"),
             ("Ledger", "receipt_long", "costs.LedgerEntry"),
+            ("Statements", "description", "costs.Statement"),
             ("Cost centres", "corporate_fare", "costs.CostCentre"),
             ("Where costs go", "alt_route", "admin:costs_charging"),
             ("Export a month", "download", "admin:costs_export"),

@@ -28,7 +28,9 @@ from apps.costs.models import (
     Price,
     Rate,
     Reservation,
+    Statement,
     StatementExport,
+    StatementLine,
 )
 from apps.events.models import Consumer, Event
 from apps.execution.models import Archive, Attempt, Runner, Tick
@@ -112,6 +114,7 @@ def make_rows(tenant: Tenant, count: int) -> None:
             version=f"{name}-v",
             content=name.encode(),
         )
+        make_statement(tenant)
         ExternalEvent.objects.create(
             tenant_id=tenant.pk,
             event_id=f"{name}-event",
@@ -151,6 +154,30 @@ def make_rows(tenant: Tenant, count: int) -> None:
             tenant_id=tenant.pk,
             reason=f"{name}-reason",
         )
+
+
+def make_statement(tenant: Tenant) -> Statement:
+    """The tenant's next closed month, from 2001 on, which no ledger entry of a test is in."""
+    months = Statement.objects.filter(tenant=tenant).count()
+    starts, ends = (dt.datetime(2001 + n // 12, n % 12 + 1, 1, tzinfo=dt.UTC) for n in (months, months + 1))
+    statement = Statement.objects.create(
+        tenant=tenant,
+        period=f"{starts:%Y-%m}",
+        starts_at=starts,
+        ends_at=ends,
+        time_zone="UTC",
+        tenant_slug=tenant.slug,
+        tenant_name=tenant.name,
+        closed_by_kind="command",
+        closed_by="test",
+        closing_since=ends,
+    )
+    StatementLine.objects.create(
+        statement=statement, kind="llm", agent=f"{tenant.slug}-agent", entries=1, input_tokens=1, output_tokens=1,
+        amount=1_000,
+    )  # fmt: skip
+    statement.finish(total=1_000, entries=1, at=timezone.now())
+    return statement
 
 
 def make_platform_rows(count: int) -> None:

@@ -34,6 +34,7 @@ REGISTERED = sorted(ADMINS, key=lambda model: model._meta.label)
 SHOWN_ON_ANOTHER_PAGE = {
     "costs.Advice",
     "costs.CentreRule",
+    "costs.StatementLine",
     "providers.Region",
     # Sums that the report shows.
     *(f"costs.{kind}Total" for kind in ("Day", "Hour", "Swarm", "Subject", "Usage")),
@@ -195,14 +196,14 @@ OPENS = {
     "finance": {
         "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert", "costs.CostCentre", "costs.StatementExport",
+        "costs.BudgetAlert", "costs.CostCentre", "costs.Statement", "costs.StatementExport",
     },
     "operator": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
         "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert", "costs.CostCentre", "costs.StatementExport",
+        "costs.BudgetAlert", "costs.CostCentre", "costs.Statement", "costs.StatementExport",
     },
     "compliance": {
         "swarms.Swarm", "swarms.Agent", "swarms.Step", "swarms.Task", "execution.Attempt", "execution.Archive",
@@ -214,7 +215,7 @@ OPENS = {
         "events.Event",
         "swarms.ResourcePool", "costs.Budget", "costs.BudgetPeriod", "costs.LedgerEntry", "costs.Price",
         "costs.Reservation", "costs.ExternalEvent", "costs.ExternalReservation", *ACCRUAL,
-        "costs.BudgetAlert", "costs.CostCentre", "costs.StatementExport",
+        "costs.BudgetAlert", "costs.CostCentre", "costs.Statement", "costs.StatementExport",
     },
     "admin": {model._meta.label for model in REGISTERED if isinstance(ADMINS[model], TenantScoped)}
     | {"swarms.ResourcePool"},
@@ -310,7 +311,7 @@ def test_the_sidebar_shows_what_the_person_may_open(rows: None, finance: User) -
 def test_the_first_page_costs_few_queries(rows: None, root: Client, django_assert_max_num_queries: Any) -> None:
     analyse()
     root.get("/admin/")
-    with django_assert_max_num_queries(14):
+    with django_assert_max_num_queries(17):
         page = root.get("/admin/")
     for words in ("Swarms running", "Budgets near their limit", "Resource pool", "Orchestrator"):
         assert words in page.content.decode()

@@ -38,6 +38,18 @@ def verify_adjust(entry: LedgerEntry) -> None:
         raise CannotAdjust(f"This entry is a correction itself. Adjust the one it corrects, entry {entry.corrects}.")
 
 
+def difference_to(entry: LedgerEntry, *, owed: int, seen: int) -> int:
+    """What must be added for ``owed`` to be owed. Raises CannotAdjust when nothing must, or ``seen`` is outdated."""
+    before = owed_for(entry)
+    if before != seen:
+        raise CannotAdjust(
+            f"Meanwhile {usd_text(before)} USD is owed for it, not {usd_text(seen)} USD: look at it again."
+        )
+    if owed == before:
+        raise CannotAdjust(f"{usd_text(owed)} USD is what is owed for it already.")
+    return owed - before
+
+
 def adjust(entry: LedgerEntry, *, owed: int, seen: int, reason: str, by: Principal, now: dt.datetime) -> int:
     """Makes ``owed`` what is owed for an entry, by another one ``now`` with the difference; that one's id.
 
@@ -68,14 +80,7 @@ def _adjust(entry: LedgerEntry, owed: int, seen: int, reason: str, by: Principal
             "SELECT FROM costs_ledgerentry WHERE id = %s AND at = %s FOR UPDATE",
             [entry.pk, entry.at],
         )
-    before = owed_for(entry)
-    if before != seen:
-        raise CannotAdjust(
-            f"Meanwhile {usd_text(before)} USD is owed for it, not {usd_text(seen)} USD: look at it again."
-        )
-    difference = owed - before
-    if not difference:
-        raise CannotAdjust(f"{usd_text(owed)} USD is what is owed for it already.")
+    difference = difference_to(entry, owed=owed, seen=seen)
     moves = Moves()
     moves.charge_unreserved(entry.period_ids, difference)
     moves.entries.append(

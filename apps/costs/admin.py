@@ -24,6 +24,7 @@ from apps.costs import (  # noqa: F401  (they register what they show)
     admin_prices_now,
     admin_rates,
     admin_reports,
+    admin_statements,
     admin_whatif,
 )
 from apps.costs.models import Price, Reservation

@@ -10,19 +10,23 @@ from django.contrib import admin, messages
 from django.contrib.admin.views.main import PAGE_VAR
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from unfold.decorators import action
 from unfold.views import ChangeList as UnfoldChangeList
 
 from apps.costs import ledger_export
+from apps.costs.admin_adjusting import correct_page
+from apps.costs.admin_months import statement_url
 from apps.costs.explaining import explain
 from apps.costs.models import BudgetPeriod, Kind, LedgerEntry
 from apps.costs.searching import LedgerFilter
 from apps.costs.spend_forms import ANY_TIME, Chosen, LedgerForm
+from apps.costs.statement_contents import period_of
 from apps.tenants.admin_scoping import TenantModelAdmin
 from apps.tenants.roles import Permission
 from portal.admin import Card, ChangeList, ReadOnly, list_url, page_url
@@ -129,12 +133,13 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
     list_display = ("entry", "when", "tenant_name", "kind_label", "amount_usd", "what", "agent", "swarm", "state")
     list_filter = (LedgerFilterSpec,)
     list_before_template = "admin/costs/ledger_summary.html"
+    actions_detail = ("correct_one",)
     sortable_by = ()  # any other order than the latest first would sort millions of rows
     ordering = ("-at", "-id")
     fieldsets = (
         (None, {"fields": ("exactly", "kind_label", "amount_exact", "explained", "state", "note")}),
         ("For", {"fields": ("tenant_name", "subject", "swarm", "task", "agent", "model", "external_id")}),
-        ("Corrections", {"fields": ("corrected", "corrections", "net")}),
+        ("Statement and corrections", {"fields": ("statement", "corrected", "corrections", "net")}),
         ("Charged to", {"fields": ("charged_to",)}),
         ("Ids", {"fields": ("entry", "reservation", "attempt")}),
     )
@@ -155,6 +160,16 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
     def get_urls(self) -> list[URLPattern]:
         export = path("export/", self.admin_site.admin_view(self.export), name="costs_ledgerentry_export")
         return [export, *super().get_urls()]
+
+    @action(description="Correct this entry…", url_path="correct", icon="edit_note")
+    def correct_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return correct_page(self, request, object_id)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """The button for people who may; corrections have none."""
+        entry = self.row_or_none(request, object_id)
+        may = entry is not None and self.principal(request).can(Permission.COST_UPDATE, entry.tenant_id)
+        return list(super().get_actions_detail(request, object_id)) if may and entry.corrects is None else []
 
     def form_of(self, request: HttpRequest) -> LedgerForm:
         """The filter as the address has it; read once per request."""
@@ -255,6 +270,14 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
     @admin.display(description="Owed after corrections")
     def net(self, entry: LedgerEntry) -> str:
         return f"{usd_text(entry.amount + sum(each.amount for each in entry.__dict__.get('_corrections', [])))} USD"
+
+    @admin.display(description="In the statement of")
+    def statement(self, entry: LedgerEntry) -> SafeString | str:
+        tenant = entry.__dict__.get("_referenced", {}).get("tenant_id")
+        if tenant is None:
+            return NOTHING
+        period = period_of(entry, tenant)
+        return format_html('<a href="{}" class="text-link">{}</a>', statement_url(tenant.slug, period), period)
 
     @admin.display(description="Budget periods")
     def charged_to(self, entry: LedgerEntry) -> SafeString | str:

@@ -60,6 +60,11 @@ def draft_lines(extract: Extract) -> list[StatementLine]:
 def verify_close(tenant: Tenant, month: Month, *, now: dt.datetime) -> Window:
     """What closing the month would close. Raises CannotClose where it is closed, not over, or not the next one."""
     last = last_statement(tenant.pk)
+    return verify_next(tenant, month, last=last, due=first_open_month(tenant, last), now=now)
+
+
+def verify_next(tenant: Tenant, month: Month, *, last: Statement | None, due: Month | None, now: dt.datetime) -> Window:
+    """The same for who knows the tenant's latest closed month and its earliest open one with entries."""
     if last is not None and month <= Month.parse(last.period):
         state = "being closed" if last.period == str(month) and not last.is_closed else "closed"
         raise CannotClose(f"{month} is {state} already.")
@@ -67,7 +72,6 @@ def verify_close(tenant: Tenant, month: Month, *, now: dt.datetime) -> Window:
     if now < window.ends_at + GRACE:
         local = (window.ends_at + GRACE).astimezone(tenant.zone)
         raise CannotClose(f"{month} is not over: it can be closed from {local:%-d %B %Y, %H:%M} ({local.tzname()}) on.")
-    due = first_open_month(tenant, last)
     if due is not None and due < month:
         raise CannotClose(f"{due} comes first: months are closed in their order.")
     return window

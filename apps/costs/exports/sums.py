@@ -90,6 +90,11 @@ _SUMS = """
 _UNITS = {"infrastructure": "agent-hours", "storage": "GB-months"}
 
 
+def unit_of(kind: str, quantity: Decimal | None) -> str:
+    """What the quantity of a line counts; empty where nothing is counted."""
+    return "" if quantity is None else _UNITS.get(kind, "")
+
+
 def book_of(extract: Extract) -> Book:
     """All tables of a statement, from one reading of its entries."""
     lines: list[Line] = []
@@ -100,7 +105,7 @@ def book_of(extract: Extract) -> Book:
         for row in cursor:
             *absent, centre, kind, model, agent, subject, day, entries, tokens_in, tokens_out, quantity, amount = row
             if not absent[0]:
-                unit = _UNITS.get(kind, "") if quantity is not None else ""
+                unit = unit_of(kind, quantity)
                 line = Line(centre, kind, model, agent, entries, tokens_in, tokens_out, quantity, unit, amount)
                 lines.append(line)
             else:
