@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from django.contrib import admin
-from django.contrib.admin.utils import quote
 from django.urls import reverse
 
 from apps.costs.models import LedgerEntry
+from apps.execution.models import Attempt
+from apps.swarms.models import Agent, Step, Swarm, Task
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
 from portal.admin_site import pages
@@ -50,7 +52,7 @@ def picture(window: Tab, name: str) -> None:
 
 def verify(window: Tab, hosts: set[str]) -> None:
     assert window.complaints == []
-    assert window.overflow() == 0
+    assert window.overflow() == 0, window.page.url
     assert hosts == {urlsplit(window.web.url).netloc}
     text = window.page.inner_text("body")
     for secret in ("Say {{", "broke", "-person", "-user-"):  # a prompt, an error of a task, names of people
@@ -64,26 +66,56 @@ def hosts_asked(window: Tab) -> set[str]:
     return hosts
 
 
-def test_finance_opens_every_page_of_the_costs_app(tab: OpenTab, clerk: User, acme: Tenant) -> None:
-    window = tab(clerk)
-    hosts = hosts_asked(window)
-    site = reverse("admin:index")
-    opened = []
+PROMPT, OUTPUT, STRANGER = "Zanzibar ahoy", "Quagga ahoy", "ocelot"
+
+
+def plant(stranger: Tenant) -> None:
+    """Another tenant with rows in every list, and everybody's work with texts that would be noticed."""
+    make_rows(stranger, 1)
+    Swarm.objects.update(spec={"swarm": "planted", "tasks": [{"id": "one", "prompt": PROMPT}]})
+    Agent.objects.update(instructions=PROMPT)
+    Step.objects.update(prompt=PROMPT)
+    Task.objects.update(item=PROMPT, result=OUTPUT, error=OUTPUT)
+    Attempt.objects.update(context={"prompt": PROMPT}, error=OUTPUT)
+
+
+def addresses(window: Tab) -> Iterator[str]:
+    """Every list that finance opens with its form and a row's page, and every page of the costs app that is no list."""
+    yield reverse("admin:index")
     for page in pages():
         if page.path.startswith("costs/"):
-            opened.append(f"{site}{page.path}")
-    for model in admin.site._registry:
-        if model._meta.app_label == "costs" and model._meta.label in OPENS["finance"]:
-            base = f"{site}costs/{model._meta.model_name}/"
-            opened.append(base)
-            if row := model._default_manager.order_by("-pk").first():
-                opened.append(f"{base}{quote(row.pk)}/change/")
-    assert {REPORT, LEDGER, PRICES} < set(opened)
-    for path in [site, *opened]:
-        answer = window.page.goto(window.web.url + path)
-        assert answer, path
-        assert answer.status == 200, path
+            yield reverse(f"admin:{page.name}")
+    for model, model_admin in admin.site._registry.items():
+        if model._meta.label not in OPENS["finance"]:
+            continue
+        listed = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+        yield listed
+        row = window.page.locator("#result_list a[href*='/change/']").first
+        assert row.count(), f"make_rows has nothing for {listed}"
+        change = row.get_attribute("href") or ""
+        yield urljoin(listed, change.partition("?")[0])
+        if getattr(model_admin, "write_permission", None):
+            yield f"{listed}add/"
+
+
+def test_finance_opens_every_page_of_the_costs_app_and_reads_of_nothing_but_costs(
+    tab: OpenTab, clerk: User, acme: Tenant
+) -> None:
+    plant(Tenant.objects.create(slug=STRANGER, name=STRANGER.title()))
+    window = tab(clerk, width=390)
+    hosts = hosts_asked(window)
+    opened, refused = [], []
+    window.page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
+    for path in addresses(window):
+        window.page.goto(window.web.url + path)
+        opened.append(path)
+        assert refused == []
         verify(window, hosts)
+        html = window.page.content()
+        for secret in (PROMPT, OUTPUT, STRANGER):
+            assert secret.lower() not in html.lower(), (path, secret)
+    assert {REPORT, LEDGER, PRICES, "/admin/costs/budget/add/"} < set(opened)
+    assert len(opened) > 2 * len(OPENS["finance"]) + 5
 
 
 @pytest.mark.parametrize(("width", "dark"), SIZES)

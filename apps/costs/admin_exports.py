@@ -15,6 +15,7 @@ from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
@@ -124,14 +125,14 @@ class StatementExportAdmin(ReadOnly, TenantModelAdmin):
     read_permission = Permission.COST_READ
     is_audited = False
     references = {"tenant_id": "tenants.Tenant"}
-    list_display = ("title", "tenant_name", "format_label", "size_text", "sha256", "made")
+    list_display = ("title", "tenant_name", "format_label", "size_text", "hash", "made")
     list_filter = (TenantFilter, ("format", ChoicesDropdownFilter), ("made_at", DateRangeFilter))
     search_fields = ("period", "sha256")
     search_help_text = "Month or SHA-256"
     ordering = ("-id",)
     fieldsets = (
         (None, {"fields": ("title", "tenant_name", "format_label", "made")}),
-        ("File", {"fields": ("sha256", "size_text", "version", "state")}),
+        ("File", {"fields": ("hash", "size_text", "version", "state")}),
     )
     tenant_name = reference_column("tenant_id", "Tenant")
     format_label = status_column("format", "Format", {})
@@ -147,6 +148,10 @@ class StatementExportAdmin(ReadOnly, TenantModelAdmin):
     @admin.display(description="Month", ordering="period")
     def title(self, row: StatementExport) -> str:
         return row.period
+
+    @admin.display(description="SHA-256")
+    def hash(self, row: StatementExport) -> SafeString:
+        return format_html('<span class="desk-hash">{}</span>', row.sha256)
 
     @admin.display(description="Size", ordering="size")
     def size_text(self, row: StatementExport) -> str:
