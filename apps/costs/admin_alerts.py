@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 
@@ -90,8 +91,8 @@ class BudgetAlertAdmin(ReadOnly, TenantModelAdmin):
         return label(f"{alert.level} %", BAD if alert.level >= 100 else WARN)
 
     @admin.display(description="Period", ordering="period__starts_at")
-    def period_key(self, alert: BudgetAlert) -> SafeString | str:
-        return short(alert.period.key)
+    def period_key(self, alert: BudgetAlert) -> SafeString:
+        return format_html('<span class="whitespace-nowrap">{}</span>', short(alert.period.key))
 
     @admin.display(description="Whose")
     def holder(self, alert: BudgetAlert) -> SafeString | str:

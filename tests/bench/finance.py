@@ -3,7 +3,8 @@
 ``python -m tests.bench.finance [--rows N] [--only PARTS] [--json]`` seeds a ledger in a PostgreSQL of its own and
 compares its roll-ups with it, then asks a real daphne for the report, the ledger and the API's report (as finance of
 the largest tenant and of an average one, and as an admin of all tenants) and prints p50 and p95 of each.
-A FOCUS file of a million entries follows; that month, and those of the largest tenant, are closed.
+A FOCUS file of a million entries (or of ``--rows``, if these are fewer) follows; that month, and those of the largest
+tenant, are closed.
 The part ``events`` (tests.bench.external) is only run when asked for.
 """
 
@@ -28,18 +29,25 @@ from tests.bench.setting import ROOT, Setting, pss_mb, setting
 
 ROUNDS = 12
 FOCUS_ROWS = 1_000_000
+TARGETS_MS = {"report page": 200, "ledger page": 200, "API report": 100}
+"""What 95 of 100 requests are to stay below, at full size."""
+TARGET_FOCUS_S, TARGET_CLOSE_S, TARGET_EVENTS_A_MINUTE = 60, 10, 50_000
 PARTS = ("seed", "verify", "pages", "focus", "close", "events")
 
 
 @dataclass
 class Figures:
-    """How long one kind of request took, in milliseconds, over ``n`` requests; the slowest one's address."""
+    """How long one kind of request took, in milliseconds, over ``n`` requests; the slowest one's address.
+
+    ``target_ms`` is for the p95; None where there is none.
+    """
 
     name: str
     n: int
     p50_ms: float
     p95_ms: float
     slowest: str
+    target_ms: int | None = None
 
 
 @dataclass
@@ -201,6 +209,7 @@ def measure_pages(place: Setting, found: Findings) -> None:
                         times[len(times) // 2][0],
                         times[int(len(times) * 0.95)][0],
                         times[-1][1],
+                        TARGETS_MS.get(kind),
                     )
                 )
                 tell(found.requests[-1])
@@ -209,8 +218,9 @@ def measure_pages(place: Setting, found: Findings) -> None:
 
 def measure_focus(place: Setting, found: Findings) -> None:
     """A FOCUS file of a tenant with a million entries in a month; tests.bench.exports has the other formats."""
-    exports.seed(FOCUS_ROWS, "exported")
-    found.focus, file = exports.measure(place, "exported", FOCUS_ROWS, "focus")
+    rows = min(FOCUS_ROWS, found.rows)
+    exports.seed(rows, "exported")
+    found.focus, file = exports.measure(place, "exported", rows, "focus")
     file.unlink()
 
 
@@ -255,6 +265,10 @@ def noted(what: str) -> Iterator[None]:
     print(f"-- {what}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
 
 
+def judged(met: bool, target: str) -> str:
+    return f"  {'meets' if met else 'MISSES'} {target}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000, help="Ledger entries (default: %(default)s).")
@@ -289,16 +303,23 @@ def main() -> None:
     print(f"{found.rows:,} entries, seeded and rolled up in {found.seed_s:.0f} s")
     print(f"compared with the ledger in {found.verified_s:.0f} s: equal" if found.verified_s else "not compared")
     for figures in found.requests:
-        print(f"{figures.name:24} p50 {figures.p50_ms:7.1f} ms  p95 {figures.p95_ms:7.1f} ms  ({figures.n} requests)")
+        line = f"{figures.name:24} p50 {figures.p50_ms:7.1f} ms  p95 {figures.p95_ms:7.1f} ms  ({figures.n} requests)"
+        target = figures.target_ms
+        print(line + (judged(figures.p95_ms < target, f"{target} ms") if target else ""))
     print(f"memory of the web process: {found.web_pss_mb:.0f} MB")
     if found.focus:
         figure = found.focus
-        print(f"FOCUS: {figure.entries:,} entries in {figure.seconds:.1f} s, {figure.peak_mb:.0f} MB of memory at most")
+        line = f"FOCUS: {figure.entries:,} entries in {figure.seconds:.1f} s, {figure.peak_mb:.0f} MB of memory at most"
+        print(line + judged(figure.seconds < TARGET_FOCUS_S, f"{TARGET_FOCUS_S} s"))
     for each in found.closings:
         lines = f"{each.entries:,} entries in {each.lines:,} lines"
-        print(f"closed {each.tenant}, {each.period}: {lines}, {each.seconds:.2f} s")
+        met = judged(each.seconds < TARGET_CLOSE_S, f"{TARGET_CLOSE_S} s")
+        print(f"closed {each.tenant}, {each.period}: {lines}, {each.seconds:.2f} s{met}")
     if found.events:
-        print("external events: " + ", ".join(f"{name} {value}" for name, value in found.events.items()))
+        line = "external events: " + ", ".join(f"{name} {value}" for name, value in found.events.items())
+        print(
+            line + judged(found.events["per_minute"] >= TARGET_EVENTS_A_MINUTE, f"{TARGET_EVENTS_A_MINUTE:,} a minute")
+        )
 
 
 if __name__ == "__main__":
