@@ -28,6 +28,7 @@ from django.core import checks
 from django.db import models
 from django.db.models.query_utils import DeferredAttribute
 
+from portal import redaction
 from portal.files import kept_text
 from portal.keyring import PREFIX, CannotOpen, Keyring, parse_keys
 
@@ -51,7 +52,9 @@ def keyring() -> Keyring:
     path = Path(settings.DATA_DIR) / DEVELOPMENT_KEY_FILE
     if _development is None or _development[0] != path:
         try:
-            _development = path, Keyring(parse_keys(kept_text(path, lambda: os.urandom(32).hex())))
+            text = kept_text(path, lambda: os.urandom(32).hex())
+            redaction.know(text)
+            _development = path, Keyring(parse_keys(text))
         except OSError as error:
             raise CannotOpen(f"{path} cannot be used: {error.strerror}.") from error
         except ValueError as error:

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import dj_database_url
 
+from portal import redaction
+
 T = TypeVar("T")
 
 problems: list[tuple[str, str]] = []
@@ -22,7 +24,16 @@ problems: list[tuple[str, str]] = []
 
 
 def text(name: str, default: str = "") -> str:
-    """The variable's text, or the content of the file that ``NAME_FILE`` names, without trailing line breaks."""
+    """The variable's text, or the content of the file that ``NAME_FILE`` names, without trailing line breaks.
+
+    What a variable holds whose name says that it is secret never reaches a log.
+    """
+    value = _text(name, default)
+    redaction.know_variable(name, value)
+    return value
+
+
+def _text(name: str, default: str) -> str:
     path = os.environ.get(f"{name}_FILE", "")
     if path:
         if os.environ.get(name):

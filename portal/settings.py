@@ -11,7 +11,7 @@ from typing import Any
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
-from portal import env, files, keyring
+from portal import env, files, keyring, redaction
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.text("DATA_DIR") or BASE_DIR / ".portal")
@@ -27,6 +27,7 @@ if not SECRET_KEY and STANDALONE:
         SECRET_KEY = files.kept_text(DATA_DIR / "secret-key", lambda: secrets.token_urlsafe(50))
     except OSError:  # who needs the folder says so; nothing else can come of this process
         SECRET_KEY = secrets.token_urlsafe(50)
+redaction.know(SECRET_KEY)
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"] if STANDALONE else [])
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
 
@@ -323,4 +324,6 @@ UNFOLD: dict[str, Any] = {
 # -- logs ------------------------------------------------------------------------------------------------------------
 
 LOG_FORMAT = env.choice("LOG_FORMAT", ["json", "console"], "console" if STANDALONE else "json")
+DEFAULT_EXCEPTION_REPORTER = "portal.error_reports.Reporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "portal.error_reports.ReporterFilter"
 LOGGING_CONFIG = None  # portal.logs configures logging, once, for Django and structlog alike

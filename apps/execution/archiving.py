@@ -28,6 +28,7 @@ from apps.execution import archive_document
 from apps.execution.models import Archive
 from apps.swarms.models import Swarm
 from portal.queue import enqueue
+from portal.redaction import redacted
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +95,7 @@ def store(archive_id: uuid.UUID) -> bool:
     try:
         return _store(archive_id)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0][:500]
+        reason = redacted(f"{type(error).__name__}: {error}".split("\n", 1)[0])[:500]
         Archive.objects.filter(pk=archive_id, stored_at=None).update(error=reason)
         log.warning("archive_failed", archive_id=str(archive_id), error=reason)
         raise

@@ -28,6 +28,7 @@ from apps.execution.leadership import Leadership
 from apps.execution.models import Tick
 from apps.swarms import admission
 from portal.notify import Channel, Listener
+from portal.redaction import redacted
 
 log = structlog.get_logger(__name__)
 
@@ -235,7 +236,7 @@ class Orchestrator:
             leader=self.name,
             seconds=round(notes.seconds, 4),
             ok=not notes.errors,
-            error="\n".join(f"{name}: {error}" for name, error in notes.errors.items()),
+            error=redacted("\n".join(f"{name}: {error}" for name, error in notes.errors.items())),
             did=dict(notes.did),
         )
         self._recorded_at, self._unrecorded = clock, _Unrecorded()

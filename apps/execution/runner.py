@@ -36,6 +36,7 @@ from apps.providers.clients import Directory, ModelClients
 from apps.swarms.models import FailureCode, Runtime, Swarm, TaskStatus
 from apps.swarms.progress import TaskOutcome
 from portal.notify import Channel, Listener
+from portal.redaction import redacted
 
 log = structlog.get_logger(__name__)
 
@@ -260,7 +261,7 @@ class Runner:
             status,
             result=result,
             failure_code=failure.code if failure else "",
-            error=_text(failure.message) if failure else "",
+            error=redacted(_text(failure.message)) if failure else "",
             refused=failure.refused if failure else None,
         )
 

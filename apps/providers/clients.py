@@ -14,7 +14,7 @@ from django.db.models import Prefetch
 from apps.providers.errors import ProviderUnavailable
 from apps.providers.models import Provider, ProviderKind, Region
 from apps.providers.transport import AiohttpTransport
-from portal import env
+from portal import env, redaction
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -96,6 +96,7 @@ class ModelClients:
 
     def _make(self, endpoint: Endpoint, name: str) -> Model:
         api_key = env.text(endpoint.api_key_variable) if endpoint.api_key_variable else "none"
+        redaction.know(api_key)  # whatever its variable is called
         if not api_key:
             raise ProviderUnavailable(
                 f"The key of provider {endpoint.provider!r} is missing: set {endpoint.api_key_variable} for workers."
