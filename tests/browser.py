@@ -22,7 +22,7 @@ from django.db import connection
 
 from apps.swarms.models import ResourcePool
 from apps.tenants.models import User
-from tests.databases import fresh_database
+from tests.databases import database_in_use, new_database
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -49,6 +49,7 @@ class Daphne:
     """The web process, on a port that stays the same when it is killed and started again."""
 
     def __init__(self, database_url: str) -> None:
+        self.database_url = database_url
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {
@@ -89,15 +90,22 @@ class Daphne:
         return self._process is not None
 
 
-@pytest.fixture(scope="module")
-def web_of_module(django_db_setup: None, django_db_blocker: Any) -> Iterator[Daphne]:
-    """One web server, and the database it uses, for all the tests of a module: it takes seconds to start."""
-    with django_db_blocker.unblock(), fresh_database() as url:
+@pytest.fixture(scope="session")
+def web_server(django_db_setup: None, django_db_blocker: Any) -> Iterator[Daphne]:
+    """One web server for all the tests of a process, and the database it uses: it takes seconds to start."""
+    with django_db_blocker.unblock(), new_database() as url:
         server = Daphne(url)
         try:
             yield server
         finally:
             server.kill()
+
+
+@pytest.fixture(scope="module")
+def web_of_module(web_server: Daphne, django_db_blocker: Any) -> Iterator[Daphne]:
+    """The web server. Its database is Django's for all the tests of the module."""
+    with django_db_blocker.unblock(), database_in_use(web_server.database_url):
+        yield web_server
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from django.contrib.auth.hashers import make_password
 
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
+from tests.browser import web_server
 from tests.databases import db, django_db_setup, own_database, pytest_collection_modifyitems
 
-__all__ = ["db", "django_db_setup", "own_database", "pytest_collection_modifyitems"]
+__all__ = ["db", "django_db_setup", "own_database", "pytest_collection_modifyitems", "web_server"]
 
 
 @pytest.fixture

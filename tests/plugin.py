@@ -9,6 +9,7 @@ import atexit
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ def _start_server() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, parser: Any, args: list[str]) -> None:
+    # Without compiled files, each of the hundred processes of a run compiles every module of ours anew.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if not os.environ.get("DATABASE_URL") and not any(a in args for a in ("--help", "-h", "--version")):
         os.environ["DATABASE_URL"] = _start_server()
     os.environ.setdefault("STANDALONE", "true")

@@ -27,7 +27,7 @@ from tests.plant import Plant, plant, wait_for_runners
 from tests.running import SimulatorProcess, simulator, wait_until
 from tests.swarms import AgentOf, StepOf, make_swarm, simulated_provider
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("tests/test_never_lost.py")]
 TASKS = 500
 AT_ONCE = 60  # calls in flight: as many, at most, are made in vain when something is killed
 LEASE_S = 4

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from django.db.models import Q
-from genai_prices.types import ModelInfo
 
 from apps.costs.models import Price
 from apps.costs.prices import ModelPrice, UnknownModel, published_model, published_price
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo
 
 
 class PriceBook:

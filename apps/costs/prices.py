@@ -7,14 +7,14 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import Any, NamedTuple
-
-from genai_prices import data_snapshot
-from genai_prices.types import ModelInfo, TieredPrices
-from genai_prices.types import ModelPrice as PublishedPrices
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apps.costs.models import Price
 from portal.money import NANO
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, TieredPrices
+    from genai_prices.types import ModelPrice as PublishedPrices
 
 MTOK = 1_000_000
 
@@ -143,6 +143,8 @@ def _published(model: str, provider_id: str, name: str, at: dt.datetime) -> Mode
 
 def published_model(provider_id: str, name: str) -> ModelInfo:
     """The model in the package's data. Raises LookupError."""
+    from genai_prices import data_snapshot  # takes long to import, and most processes price nothing
+
     snapshot = data_snapshot.get_snapshot()
     # By its exact id only: a private endpoint must not be taken for the provider that its name resembles.
     provider = next((p for p in snapshot.providers if p.id == provider_id), None)
@@ -157,7 +159,8 @@ def published_price(model: str, prices: PublishedPrices) -> ModelPrice:
     base = [getattr(prices, key) for key in _NAMES]
     if base[0] is None or base[1] is None or any(getattr(prices, key) is not None for key in _OTHER_RATES):
         raise LookupError(", which is not priced by input and output tokens alone")
-    starts = sorted({tier.start for price in base if isinstance(price, TieredPrices) for tier in price.tiers})
+    tiered = [price for price in base if not isinstance(price, Decimal | None)]
+    starts = sorted({tier.start for price in tiered for tier in price.tiers})
     tiers = tuple(PriceTier(start, *_priced(base, start + 1)) for start in starts)
     return ModelPrice(model, *_priced(base, 0), tiers)
 
@@ -175,8 +178,11 @@ def _priced(prices: Iterable[Any], input_tokens: int) -> tuple[int, int, int | N
 def _nano(price: Decimal | TieredPrices | None, input_tokens: int) -> int | None:
     if price is None:
         return None
-    usd = price.base if isinstance(price, TieredPrices) else price
-    for tier in price.tiers if isinstance(price, TieredPrices) else ():
+    if isinstance(price, Decimal):
+        usd, tiers = price, []
+    else:
+        usd, tiers = price.base, price.tiers
+    for tier in tiers:
         if input_tokens > tier.start:
             usd = tier.price
     return int((usd * NANO).to_integral_value(ROUND_CEILING))

@@ -10,8 +10,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import xlsxwriter
-
 from apps.costs.exports.sums import DIMENSIONS, Book, Line, Sum
 from portal.money import NANO, usd_text
 
@@ -25,6 +23,8 @@ _QUANTITY = "#,##0.#########"
 
 def write(book: Book) -> Iterator[bytes]:
     """The file: the same bytes for the same statement, whenever and wherever it is made."""
+    import xlsxwriter  # takes long to import, and few processes write a workbook
+
     file = io.BytesIO()
     with xlsxwriter.Workbook(file, {"in_memory": True, **_NO_MAGIC}) as workbook:
         extract = book.extract
