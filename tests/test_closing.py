@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.utils.module_loading import import_string
+from django_q.models import OrmQ
 
 from apps.audit.models import AuditEntry
 from apps.costs import statements
@@ -31,6 +33,7 @@ from apps.costs.periods import Month
 from apps.costs.settling import Settlement, charge_expired, settle
 from apps.costs.statements import CannotClose, can_close, close, draft_lines
 from apps.events.models import Event
+from apps.execution import orchestrator
 from apps.tenants.access import AccessDenied, principal_of, principal_of_command
 from apps.tenants.models import Tenant, User
 from tests.costs import LATER, ask, budget, period, verify_money_is_whole
@@ -322,3 +325,22 @@ def test_a_budget_that_cannot_count_so_much_leaves_everything_as_it_was(acme: Te
     with pytest.raises(CannotAdjust, match="cannot count that much"):
         adjust(first, owed=BIGGEST, seen=5, reason="x", by=BY, now=CALLED)
     assert period(soft).spent == 10
+
+
+# -- what a crash left, and its job lost -------------------------------------------------------------------------------
+
+
+def test_a_month_that_hangs_in_closing_is_handed_out_again(acme: Tenant, rival: Tenant) -> None:
+    (duty,) = (duty for duty in orchestrator.registered_duties() if duty.name == "closing")
+    one_of_each(acme)
+    begun = statements._begin(acme.pk, SEPTEMBER, by=BY, now=NOW)
+    closed(rival, OCTOBER)
+    OrmQ.objects.all().delete()  # the queue was emptied
+    assert duty.work(now=NOW + statements.FINISHED_WITHIN) == 0
+    assert not OrmQ.objects.exists()
+    assert duty.work(now=NOW + statements.FINISHED_WITHIN + HOUR) == 1
+    (job,) = OrmQ.objects.all()
+    assert job.key == "ops"
+    assert import_string(job.task["func"])(**job.task["kwargs"]) == 1
+    assert Statement.objects.get(pk=begun.pk).is_closed
+    assert duty.work(now=NOW + 2 * HOUR) == 0

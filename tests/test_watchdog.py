@@ -14,7 +14,7 @@ from django.db import DatabaseError, connection
 from django.db.models import F
 
 from apps.costs import reserving, rollups
-from apps.costs.models import Budget, BudgetPeriod, DayTotal, LedgerEntry, Reservation
+from apps.costs.models import Budget, BudgetPeriod, DayTotal, LedgerEntry, Reservation, Statement
 from apps.costs.reserving import CallRequest, Settlement
 from apps.events.models import Event
 from apps.execution import leases, orchestrator, results
@@ -171,6 +171,58 @@ def _rolled_up_twice(swarm: Swarm) -> None:
     DayTotal.objects.update(entries=F("entries") * 2)
 
 
+def _month(swarm: Swarm, month: int = 10, **fields: Any) -> Statement:
+    """A month of this year that is closing since now."""
+    usual = {
+        "period": f"2026-{month:02}",
+        "starts_at": NOW.replace(month=month, day=1),
+        "ends_at": NOW.replace(month=month + 1, day=1),
+        "time_zone": "UTC",
+        "tenant_slug": swarm.tenant.slug,
+        "closing_since": LATER,
+    }
+    return Statement.objects.create(tenant=swarm.tenant, **{**usual, **fields})
+
+
+def _line(statement: Statement, amount: int) -> None:
+    statement.lines.create(kind="storage", entries=1, input_tokens=0, output_tokens=0, amount=amount)
+
+
+def _month_hangs(swarm: Swarm) -> None:
+    _month(swarm, closing_since=LATER - dt.timedelta(minutes=15, seconds=1))
+
+
+def _lines_changed(swarm: Swarm) -> None:
+    statement = _month(swarm)
+    _line(statement, 5)
+    statement.finish(total=0, entries=0, at=LATER)
+
+
+NOVEMBER = {"starts_at": NOW.replace(day=10), "ends_at": NOW.replace(day=20)}
+"""Most of a month that has a partition."""
+
+
+def _entry_smuggled_in(swarm: Swarm) -> None:
+    statement = _month(swarm, 11, **NOVEMBER)
+    _line(statement, 5)
+    statement.finish(total=5, entries=1, at=LATER)
+    sql("SET LOCAL session_replication_role = replica")  # the triggers sleep
+    for amount in (5, 2):
+        LedgerEntry.objects.create(tenant_id=swarm.tenant_id, kind="storage", amount=amount, at=NOW.replace(day=11))
+    sql("SET LOCAL session_replication_role = origin")
+
+
+def _months_overlap(swarm: Swarm) -> None:
+    _month(swarm, 9, ends_at=NOW.replace(month=10, day=2)).finish(total=0, entries=0, at=LATER)
+    _month(swarm).finish(total=0, entries=0, at=LATER)
+
+
+def _entry_in_no_month(swarm: Swarm) -> None:
+    LedgerEntry.objects.create(tenant_id=swarm.tenant_id, kind="storage", amount=1, at=NOW.replace(day=9))
+    _month(swarm, 7).finish(total=0, entries=0, at=LATER)
+    _month(swarm, 11, **NOVEMBER).finish(total=0, entries=0, at=LATER)
+
+
 def _month_without_partition(swarm: Swarm) -> None:
     Event.objects.create(kind="swarm.dreamt", at=NOW.replace(year=2099))
 
@@ -193,6 +245,15 @@ def _month_without_partition(swarm: Swarm) -> None:
         (_reserved_for_nobody, "reserved", "1 nano-dollars are reserved, and the rows say 0."),
         (_reservation_left_over, "reservations", "ended at 2026-11-21 12:08:59 UTC."),
         (_rolled_up_twice, "rollups", "entries: the roll-ups say 6, the ledger 3."),
+        (_month_hangs, "statements", "has been closing since 2026-11-21 11:54:59 UTC, and nobody finishes it."),
+        (_lines_changed, "statements", "with 0 nano-dollars in 0 entries; its lines add up to 5 in 1."),
+        (_entry_smuggled_in, "statements", "with 5 nano-dollars in 1 entries; the ledger has 7 in 2."),
+        (_months_overlap, "statements", "overlaps the month before it, which goes on until 2026-10-02 12:00:00 UTC."),
+        (
+            _entry_in_no_month,
+            "statements",
+            "at 2026-11-09 12:00:00 UTC is before 2026-11, which is closed, and in no month.",
+        ),
         (_month_without_partition, "partitions", "events_event has rows of 2099-11 in its default partition."),
     ],
 )

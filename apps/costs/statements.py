@@ -17,7 +17,7 @@ from django.db import OperationalError, connection, transaction
 from apps.audit import trail
 from apps.costs.centres import terms_of
 from apps.costs.exports.extract import Extract, extract_of_statement
-from apps.costs.models import Statement, StatementLine
+from apps.costs.models import Statement, StatementLine, StatementStatus
 from apps.costs.periods import Month, Window, first_open_month, last_statement, window_of
 from apps.events import log as events
 from apps.tenants.access import Principal
@@ -33,6 +33,10 @@ GRACE = dt.timedelta(hours=1)
 LONGEST_WAIT_MS = 2000
 """How long the ledger's writers can be kept waiting by a closing that waits for one of them."""
 TRIES = 5
+FINISHED_WITHIN = dt.timedelta(minutes=5)
+"""How long adding a month up may take before a job is thought lost: it takes seconds."""
+EVERY_S = 300
+AT_ONCE = 20
 
 
 class CannotClose(Exception):
@@ -163,6 +167,20 @@ def finish(statement_id: uuid.UUID, *, now: dt.datetime) -> Statement:
         events.emit([events.NewEvent("statement.closed", statement.tenant_id, data=data)], now=now)
     log.info("statement_closed", tenant=statement.tenant_slug, **data)
     return statement
+
+
+def hand_out(*, now: dt.datetime) -> int:
+    """Enqueues the finishing of months that hang in closing, for a lost job; how many. A duty of the orchestrator.
+
+    Finishing one that is finished meanwhile does nothing, so it matters little whether a job is on its way still.
+    """
+    hanging = Statement.objects.filter(status=StatementStatus.CLOSING, closing_since__lt=now - FINISHED_WITHIN)
+    ids = list(hanging.order_by("closing_since").values_list("pk", flat=True)[:AT_ONCE])
+    for statement_id in ids:
+        enqueue("apps.costs.tasks.finish_statement", statement_id=str(statement_id))
+    if ids:
+        log.warning("closing_resumed", statements=len(ids))
+    return len(ids)
 
 
 _COLUMNS = "cost_centre, kind, model, agent, entries, input_tokens, output_tokens, quantity, amount"

@@ -14,6 +14,7 @@ from typing import Any
 from django.db import connection
 
 from apps.costs import consistency
+from apps.costs.statement_faults import Fault, StatementFault, statement_faults
 
 GRACE = dt.timedelta(seconds=60)
 """How long the orchestrator may take over what is due: it needs seconds, and a stand-by ten more."""
@@ -218,11 +219,30 @@ def rollups_differ_from_ledger(now: dt.datetime) -> list[str]:
     ]
 
 
+@check("statements", "Statements are not whole: a month hangs, does not add up, overlaps another, or left entries out.")
+def statements_not_whole(now: dt.datetime) -> list[str]:
+    return [_of_statement(fault) for fault in statement_faults(now=now, limit=MOST)]
+
+
 @check("partitions", "Rows lie in a default partition: the month's partition was not made in time.")
 def rows_in_default_partitions(now: dt.datetime) -> list[str]:
     tables = ("events_event", "audit_auditentry", "costs_ledgerentry")
     union = " UNION ALL ".join(f"(SELECT '{table}', at FROM {table}_default LIMIT 1)" for table in tables)
     return [f"{table} has rows of {at:%Y-%m} in its default partition." for table, at in _rows(union)]
+
+
+def _of_statement(found: StatementFault) -> str:
+    month = f"{found.period} of {found.tenant}"
+    at = _time(found.at) if found.at else ""
+    says = f"{month} was closed with {found.recorded} nano-dollars in {found.recorded_entries} entries"
+    counted = f"{found.found} in {found.found_entries}"
+    return {
+        Fault.CLOSING: f"{month} has been closing since {at}, and nobody finishes it.",
+        Fault.LINES: f"{says}; its lines add up to {counted}.",
+        Fault.LEDGER: f"{says}; the ledger has {counted}.",
+        Fault.OVERLAPS: f"{month} overlaps the month before it, which goes on until {at}.",
+        Fault.OUTSIDE: f"Entry of {found.tenant} at {at} is before {found.period}, which is closed, and in no month.",
+    }[Fault(found.fault)]
 
 
 def _gap(gap: consistency.PeriodGap, what: str) -> str:
