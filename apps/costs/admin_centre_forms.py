@@ -9,7 +9,7 @@ from django import forms
 from django.forms.models import BaseInlineFormSet
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from apps.costs.models import CentreRule, CostCentre
+from apps.costs.models import CentreRule, CostCentre, Kind
 from apps.privacy.models import DataSubject
 
 MOST_RULES_AT_ONCE = 100
@@ -51,6 +51,8 @@ class RuleForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if kind := self.fields.get("kind"):
+            kind.choices = [("", "any"), *Kind.choices]  # type: ignore[attr-defined]
         if self.instance.subject_id:
             self.initial.setdefault("person", str(self.instance.subject_id))
 

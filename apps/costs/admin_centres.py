@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 
 from apps.costs import centre_acts
 from apps.costs.admin_centre_forms import CentreForm, ReasonForm, RuleForm, RuleFormSet
-from apps.costs.centres import terms_of, terms_of_each
+from apps.costs.centres import Rule, terms_of, terms_of_each
 from apps.costs.charging import month_so_far
 from apps.costs.models import CentreRule, CostCentre
 from apps.tenants.admin_scoping import TenantFilter, TenantInline, TenantModelAdmin
@@ -45,7 +45,7 @@ class RuleInline(TenantInline):
     write_permission = Permission.COST_UPDATE
     fields = ("position", "kind", "agent", "model", "run", "person", "takes")
     readonly_fields = ("takes",)
-    verbose_name_plural = "rules"
+    verbose_name, verbose_name_plural = "rule", "rules"
     ordering = ("position", "id")
 
     def get_extra(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> int:
@@ -66,7 +66,7 @@ class RuleInline(TenantInline):
         if rule.pk not in self.places:
             return NOTHING
         place, of, first = self.places[rule.pk]
-        told = format_html("{} of {}: {}", _ordinal(place + 1), of, str(rule))
+        told = format_html("{} of {}: {}", _ordinal(place + 1), of, shortened(rule))
         if first is None:
             return told
         return format_html(
@@ -225,6 +225,12 @@ def _places(centre: CostCentre) -> Places:
     rows = list(CentreRule.objects.filter(centre__tenant_id=centre.tenant_id).order_by("position", "pk").values("pk"))
     reached = terms_of(centre.tenant_id).never_reached()
     return {row["pk"]: (place, len(rows), reached.get(place)) for place, row in enumerate(rows)}
+
+
+def shortened(rule: CentreRule | Rule) -> str:
+    """A rule in words, with a pseudonym as it is shown elsewhere."""
+    subject = str((rule.subject if isinstance(rule, Rule) else rule.subject_id) or "")
+    return str(rule).replace(f"user {subject}", f"user …{subject[-8:]}") if subject else str(rule)
 
 
 def _ordinal(number: int) -> str:

@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from apps.costs.admin_centres import PREFILLED
+from apps.costs.admin_centres import PREFILLED, shortened
 from apps.costs.charging import Charging, Untaken, charging_of
 from apps.costs.exports.extract import CannotExport, Extract, extract_of
 from apps.costs.models import CostCentre, Kind, LedgerEntry
@@ -136,7 +136,7 @@ def _shown(charging: Charging, extract: Extract, centres: Mapping[str, CostCentr
         rules.append(
             {
                 "place": place + 1,
-                "words": str(each.rule),
+                "words": shortened(each.rule),
                 "code": each.rule.centre,
                 "name": extract.terms.names.get(each.rule.centre, ""),
                 "url": page_url(CostCentre, centre.pk) if centre else "",
