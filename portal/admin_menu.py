@@ -68,6 +68,15 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Logins",
+        [
+            ("Identity providers", "fingerprint", "tenants.IdentityProvider"),
+            ("Group rules", "group", "tenants.GroupRule"),
+            ("Identities", "contact_mail", "tenants.Identity"),
+            ("Failed logins", "lock_person", "axes.AccessAttempt"),
+        ],
+    ),
+    (
         "Compliance",
         [
             ("Audit trail", "policy", "audit.AuditEntry"),

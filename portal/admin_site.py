@@ -8,20 +8,18 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser
-from django.core.exceptions import PermissionDenied, ValidationError
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
-from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
 from portal.admin import Card, ModelAdmin
 from portal.admin_menu import MENU
-
-NOT_STAFF = "This account may not use the administration. The console is open to it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +56,10 @@ def pages() -> list[Page]:
     return list(_pages.values())
 
 
-class LoginForm(AuthenticationForm):
-    """The login of the administration: the same accounts as the console's, for staff."""
-
-    def confirm_login_allowed(self, user: AbstractBaseUser) -> None:
-        if not getattr(user, "is_staff", False) and user.is_active:
-            raise ValidationError(NOT_STAFF, code="not_staff")
-        super().confirm_login_allowed(user)
-
-
 class Site(UnfoldAdminSite):
     """Swarmdesk's administration."""
 
     index_title = "Overview"
-    login_form = LoginForm
     empty_value_display = "–"
 
     def __init__(self, name: str = "admin") -> None:
@@ -84,13 +72,17 @@ class Site(UnfoldAdminSite):
 
     @method_decorator(never_cache)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The login form; people who are logged in but not staff are told so, and where to go."""
+        """To the one login page; people who are logged in but not staff are told so, and where to go."""
         user = request.user
-        if request.method == "GET" and user.is_authenticated and user.is_active and not user.is_staff:
+        if user.is_authenticated and user.is_active and not user.is_staff:
             context = {**self.each_context(request), "title": "No access to the administration"}
             return TemplateResponse(request, "admin/not_staff.html", context, status=403)
-        response: HttpResponse = super().login(request, extra_context)
-        return response
+        after = request.GET.get(REDIRECT_FIELD_NAME) or reverse(f"{self.name}:index")
+        return redirect_to_login(after, str(settings.LOGIN_URL))
+
+    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """To the one way out, which also ends the session at the provider; the form is sent on as it is."""
+        return HttpResponseRedirect(str(settings.LOGOUT_URL), preserve_request=True)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """Counts that matter, each with the list behind it, then every list by its group."""

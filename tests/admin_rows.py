@@ -7,6 +7,7 @@ import hashlib
 import uuid
 from typing import Any
 
+from axes.models import AccessAttempt
 from django.db import connection, models
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
@@ -38,7 +39,7 @@ from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
 from apps.providers.models import Provider, Region
 from apps.swarms.models import Agent, AgentOverride, Holding, Step, Swarm, Task
-from apps.tenants.models import ApiToken, Membership, SwarmGrant, Tenant, User
+from apps.tenants.models import ApiToken, GroupRule, Identity, IdentityProvider, Membership, SwarmGrant, Tenant, User
 from apps.tenants.roles import Role
 from portal.money import NANO
 
@@ -189,6 +190,15 @@ def make_platform_rows(count: int) -> None:
         AccruedHour.objects.create(kind="storage", hour=now - dt.timedelta(hours=made + n), accrued_at=now)
         provider = Provider.objects.create(name=f"provider-{name}")
         Region.objects.create(provider=provider, name="east", base_url="http://127.0.0.1:9999/v1")
+        vouching = IdentityProvider.objects.create(
+            slug=f"idp-{name}", name=f"idp-{name}", issuer=f"https://{name}.example", client_id="desk"
+        )
+        person, place = User.objects.first(), Tenant.objects.first()
+        assert person
+        assert place
+        GroupRule.objects.create(provider=vouching, group=f"group-{name}", tenant=place, role=Role.VIEWER)
+        Identity.objects.create(provider=vouching, user=person, issuer=vouching.issuer, subject=name)
+        AccessAttempt.objects.create(username=name, ip_address="192.0.2.7", failures_since_start=n, user_agent="x")
         Runner.objects.create(node=f"node-{name}", pid=1, concurrency=200, in_flight=3)
         Tick.objects.create(leader=f"leader-{name}", did={"admitted": 2})
         WatchdogRun.objects.create(ok=False, findings={"leases": {"about": "Every lease runs.", "faults": ["one"]}})

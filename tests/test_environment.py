@@ -129,6 +129,30 @@ def test_a_bucket_has_the_name_of_one(variable: Any, raw: str, fits: bool, probl
     assert [name for name, _ in problems] == ([] if fits else ["THING"])
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "desk ops=acme:operator, desk-*=widget:viewer,",
+        '{"desk ops": "acme:operator", "desk-*": ["widget:viewer"]}',
+    ],
+)
+def test_groups_and_their_roles_are_read_in_both_spellings(variable: Any, raw: str) -> None:
+    variable(raw)
+    assert env.group_roles("THING") == [
+        env.GroupRole("desk ops", "acme", "operator"),
+        env.GroupRole("desk-*", "widget", "viewer"),
+    ]
+
+
+@pytest.mark.parametrize("raw", ["ops", "ops=acme", "=acme:viewer", "ops=acme:", '{"ops": 1}', '{"ops"', '{"a": {}}'])
+def test_a_group_without_a_role_is_told(variable: Any, raw: str, problems: list[tuple[str, str]]) -> None:
+    variable(raw)
+    assert env.group_roles("THING") == []
+    [(name, problem)] = problems
+    assert name == "THING"
+    assert problem.startswith("expected GROUP=TENANT:ROLE by commas")
+
+
 def test_every_problem_is_told_at_once_one_line_each() -> None:
     done = manage(
         "showmigrations", DATABASE_URL="postgresql://joe:s3cret@127.0.0.1:1/desk", DEBUG="maybe", AGENT_WORKERS="many"
@@ -184,7 +208,9 @@ def test_help_is_given_even_where_the_environment_is_wrong() -> None:
 
 
 def test_every_variable_that_is_read_is_documented() -> None:
-    read = re.compile(r"""env\.(?:text|flag|items|choice|parsed|whole|database|url|bucket)\(\s*["'](\w+)["']""")
+    read = re.compile(
+        r"""env\.(?:text|flag|items|choice|parsed|whole|database|url|bucket|group_roles)\(\s*["'](\w+)["']"""
+    )
     names = set()
     for path in [*(ROOT / "portal").rglob("*.py"), *(ROOT / "apps").rglob("*.py")]:
         names |= set(read.findall(path.read_text(encoding="utf-8")))

@@ -1,11 +1,14 @@
 from django.urls import path
 
-from apps.console.views import account, overview, submit, swarms, tasks
+from apps.console.views import account, oidc, overview, submit, swarms, tasks
 
 app_name = "console"
 urlpatterns = [
     path("", overview.Overview.as_view(), name="overview"),
     path("login/", account.Login.as_view(), name="login"),
+    path("login/with/", oidc.First.as_view(), name="oidc-first"),
+    path("login/with/<slug:slug>/", oidc.Start.as_view(), name="oidc-start"),
+    path("login/callback/", oidc.Callback.as_view(), name="oidc-callback"),
     path("logout/", account.Logout.as_view(), name="logout"),
     path("submit/", submit.Submit.as_view(), name="submit"),
     path("swarms/", swarms.SwarmList.as_view(), name="swarms"),

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from apps.audit.trail import Actor
-from apps.tenants.models import ApiToken, Tenant, User
+from apps.tenants.models import ApiToken, Membership, SwarmGrant, Tenant, User
 from apps.tenants.roles import PERMISSIONS, Permission, Role, granted
 
 if TYPE_CHECKING:
@@ -181,6 +182,18 @@ def principal_of_request(request: HttpRequest) -> Principal:
         cached = (user.pk, token, principal)
         request._principal = cached  # type: ignore[attr-defined]
     return cached[2]
+
+
+def those_who_may_enter(users: models.QuerySet[User]) -> models.QuerySet[User]:
+    """Those of the users who may use the product at all: active, and with a role in a tenant or a grant on a swarm."""
+    has_role = Exists(Membership.objects.filter(user=OuterRef("pk")))
+    has_grant = Exists(SwarmGrant.objects.in_force(now=timezone.now()).filter(user=OuterRef("pk")))
+    return users.filter(Q(is_superuser=True) | has_role | has_grant, is_active=True)
+
+
+def may_enter(user: User) -> bool:
+    """Whether a user may use the product at all."""
+    return those_who_may_enter(User.objects.filter(pk=user.pk)).exists()
 
 
 def principal_of_command(name: str) -> Principal:

@@ -10,13 +10,13 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
-from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.forms import AdminPasswordChangeForm, PaginationInlineFormSet, UserChangeForm, UserCreationForm
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectMultipleWidget,
@@ -24,12 +24,12 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from apps.tenants import admin_grants  # noqa: F401  (it registers what it shows)
+from apps.tenants import admin_grants, admin_identity, admin_logins  # noqa: F401  (they register what they show)
 from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
 from apps.tenants.admin_scoping import TenantFilter, TenantInline, TenantModelAdmin
 from apps.tenants.models import ApiToken, Membership, Tenant, User
 from apps.tenants.roles import Permission, Role
-from portal.admin import Card, list_url
+from portal.admin import Card, ReadOnly, list_url
 from portal.admin_columns import (
     BAD,
     BUSY,
@@ -49,17 +49,44 @@ admin.site.unregister(Group)  # roles are memberships, not Django's groups
 ACTIVE: Display = yes_column("is_active", "State", yes=("active", GOOD), no=("inactive", CALM))
 
 
+class MembershipFormSet(PaginationInlineFormSet):
+    """Roles that a person gives on one page."""
+
+    def clean(self) -> None:
+        super().clean()
+        given = [
+            (form.instance.user_id, form.instance.tenant_id, form.cleaned_data["role"])
+            for form in self.forms
+            if form.cleaned_data.get("role") and not form.cleaned_data.get("DELETE")
+        ]
+        if len(given) > len(set(given)):
+            raise ValidationError("The same role is given twice.")
+
+
 class MembershipInline(TenantInline):
     """Who works for a tenant, on the tenant's page; where a person works, on the person's page."""
 
     model = Membership
-    fields = ("user", "tenant", "role")
+    formset = MembershipFormSet
+    fields: tuple[str, ...] = ("user", "tenant", "role")
     read_permission = write_permission = Permission.USER_MANAGE
-    verbose_name_plural = "people and their roles"
+    verbose_name_plural = "people and their roles, given by hand"
     per_page = 20
+    of_groups: ClassVar[bool] = False
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Membership]:
-        return super().get_queryset(request).select_related("user", "tenant").order_by("tenant__slug", "user__username")
+        rows: models.QuerySet[Membership] = super().get_queryset(request)
+        rows = rows.filter(provider__isnull=not self.of_groups)
+        return rows.select_related("user", "tenant", "provider").order_by("tenant__slug", "user__username")
+
+
+class GroupMembershipInline(ReadOnly, MembershipInline):
+    """Roles that logins give and take away, by the group rules: by hand nothing can be changed that lasts."""
+
+    fields = ("user", "tenant", "role", "provider")
+    readonly_fields = ("provider",)
+    verbose_name_plural = "roles from groups at an identity provider"
+    of_groups = True
 
 
 @admin.register(Tenant)
@@ -75,7 +102,7 @@ class TenantAdmin(TenantModelAdmin):
     fields = ("name", "slug", "time_zone", "weight", "max_agents", "calls_at_limit", "is_active")
     own_fields = ("calls_at_limit",)
     labels: ClassVar[dict[str, str]] = {"max_agents": "Most agents", "is_active": "Active"}
-    inlines = (MembershipInline,)
+    inlines = (MembershipInline, GroupMembershipInline)
     state = ACTIVE
     created = when_column("created_at", "Created")
 
@@ -129,7 +156,7 @@ class UserAdmin(PeopleScoped, DjangoUserAdmin):  # type: ignore[misc]
     search_fields = ("username", "email", "first_name", "last_name")
     ordering = ("username",)
     filter_horizontal = ()
-    inlines = (MembershipInline,)
+    inlines = (MembershipInline, GroupMembershipInline)
     fieldsets = (
         (None, {"fields": ("username", "password")}),
         ("Person", {"fields": ("first_name", "last_name", "email")}),
@@ -175,16 +202,28 @@ class MembershipAdmin(TenantModelAdmin):
     about = "Who has which role where. A role's permissions count from the next request on."
     empty_hint = "Add a membership to give a person a role in a tenant."
     read_permission = write_permission = Permission.USER_MANAGE
-    list_display = ("user_link", "role", "tenant_link", "since")
+    list_display = ("user_link", "role", "tenant_link", "source", "since")
     list_display_links = ("role",)
     list_filter = (TenantFilter, ("role", ChoicesDropdownFilter))
     search_fields = ("user__username", "user__email")
-    list_select_related = ("user", "tenant")
+    list_select_related = ("user", "tenant", "provider")
     ordering = ("tenant__slug", "user__username", "id")
-    fields = ("user", "tenant", "role")
+    fields = ("user", "tenant", "role", "source")
+    readonly_fields = ("source",)
     user_link = link_column("user", "Person")
     tenant_link = link_column("tenant", "Tenant")
     since = when_column("created_at", "Since")
+
+    @admin.display(description="Given", ordering="provider")
+    def source(self, membership: Membership) -> str:
+        return f"by a group at {membership.provider}" if membership.provider else "by hand"
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """What a group gave, the next login would give again: group rules are the place to change it."""
+        return super().has_change_permission(request, obj) and not (obj and obj.provider_id)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and not (obj and obj.provider_id)
 
 
 class TokenForm(forms.Form):

@@ -1,17 +1,28 @@
-"""Token login of the REST API."""
+"""Who is behind a request: by password and session, or by the token of the REST API."""
 
 from __future__ import annotations
 
 from hmac import compare_digest
+from typing import Any
 
+from django.contrib.auth.backends import ModelBackend
 from django.utils import timezone
 from knox.auth import TokenAuthentication as KnoxTokenAuthentication
 from knox.crypto import hash_token
 from knox.settings import CONSTANTS
 from rest_framework.exceptions import AuthenticationFailed
 
+from apps.tenants.access import those_who_may_enter
 from apps.tenants.models import ApiToken, User
 from apps.tenants.token_text import is_whole
+
+
+class LocalBackend(ModelBackend):
+    """Accounts with a password of their own. They need no provider, so they open when every provider is down."""
+
+    def get_user(self, user_id: Any) -> User | None:
+        """The user of a session, for as long as they are active and have a role."""
+        return those_who_may_enter(User.objects.filter(pk=user_id)).first()
 
 
 class TokenAuthentication(KnoxTokenAuthentication):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar
 
+from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -29,10 +30,14 @@ class ConsoleView(View):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
+            ended = SESSION_KEY in request.session
+            if ended:  # its user was switched off, or has no role any more: it must not come back to life
+                request.session.flush()
             if "HX-Request" in request.headers:  # a part of a page whose session has ended: the whole page must move
                 login = f"{reverse('console:login')}?{urlencode({'next': request.path})}"
                 return HttpResponse(status=401, headers={"HX-Redirect": login})
-            return redirect_to_login(request.get_full_path(), reverse("console:login"))
+            login = reverse("console:login") + ("?ended=1" if ended else "")
+            return redirect_to_login(request.get_full_path(), login)
         try:
             response = super().dispatch(request, *args, **kwargs)
         except AccessDenied as denied:
