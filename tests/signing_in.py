@@ -52,7 +52,7 @@ def make_row(provider: Provider, tenant: Tenant, **fields: Any) -> IdentityProvi
             "name": "Test provider",
             "issuer": provider.issuer,
             "client_id": CLIENT_ID,
-            "client_secret_variable": "OIDC_TEST_SECRET",
+            "stored_secret": CLIENT_SECRET,
             **fields,
         }
     )
@@ -61,8 +61,7 @@ def make_row(provider: Provider, tenant: Tenant, **fields: Any) -> IdentityProvi
 
 
 @pytest.fixture
-def idp(provider: Provider, acme: Tenant, monkeypatch: pytest.MonkeyPatch) -> IdentityProvider:
-    monkeypatch.setenv("OIDC_TEST_SECRET", CLIENT_SECRET)
+def idp(provider: Provider, acme: Tenant) -> IdentityProvider:
     return make_row(provider, acme)
 
 

@@ -309,11 +309,15 @@ def test_a_wrong_client_secret_is_a_refusal_there_and_is_told_to_nobody(
     idp: IdentityProvider, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OIDC_TEST_SECRET", "wrong-one")
+    IdentityProvider.objects.update(client_secret_variable="OIDC_TEST_SECRET")
+    monkeypatch.setenv("OIDC_TEST_SECRET", "wrong-one")
     response = log_in(client, "ada")
     assert "did not let you in" in text_of(response)
     told = response.content.decode() + caplog.text
     assert "invalid_client" in told, "the log says why"
     assert "wrong-one" not in told
+    monkeypatch.setenv("OIDC_TEST_SECRET", CLIENT_SECRET)
+    assert log_in(client, "ada").status_code == 302, "it is read where it is kept each time"
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
@@ -555,7 +559,7 @@ def test_the_pages_that_manage_providers_are_for_platform_admins(
     for name in ("identityprovider", "grouprule", "identity"):
         assert staff.get(f"/admin/tenants/{name}/").status_code == 403, name
         assert root.get(f"/admin/tenants/{name}/").status_code == 200, name
-    form = {"action": "check", "_selected_action": str(idp.pk)}
+    form = {"action": "ask", "_selected_action": str(idp.pk)}
     assert (
         "1 identity provider reached"
         in root.post("/admin/tenants/identityprovider/", form, follow=True).content.decode()
@@ -579,6 +583,12 @@ def test_the_pages_that_manage_providers_are_for_platform_admins(
     assert root.post(page, {**fields, "issuer": idp.issuer}).status_code == 302
     idp.refresh_from_db()
     assert (idp.session_hours, bool(idp.keys)) == (8, True), "what logins keep on the row is left alone"
+    assert idp.client_secret == CLIENT_SECRET, "a secret that is not typed again stays"
+    assert root.post(page, {**fields, "issuer": idp.issuer, "stored_secret": "another one"}).status_code == 302
+    idp.refresh_from_db()
+    assert idp.client_secret == "another one"
+    assert "another one" not in root.get(page).content.decode()
+    assert "another one" not in str(list(AuditEntry.objects.values_list("details", flat=True)))
 
 
 def test_a_role_of_a_group_is_not_changed_by_hand(

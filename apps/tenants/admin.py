@@ -29,7 +29,7 @@ from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
 from apps.tenants.admin_scoping import TenantFilter, TenantInline, TenantModelAdmin
 from apps.tenants.models import ApiToken, Membership, Tenant, User
 from apps.tenants.roles import Permission, Role
-from portal.admin import Card, ReadOnly, list_url
+from portal.admin import Card, list_url
 from portal.admin_columns import (
     BAD,
     BUSY,
@@ -64,29 +64,21 @@ class MembershipFormSet(PaginationInlineFormSet):
 
 
 class MembershipInline(TenantInline):
-    """Who works for a tenant, on the tenant's page; where a person works, on the person's page."""
+    """Who works for a tenant, on the tenant's page; where a person works, on the person's page.
+
+    What groups gave is left out: the next login would give it again.
+    """
 
     model = Membership
     formset = MembershipFormSet
-    fields: tuple[str, ...] = ("user", "tenant", "role")
+    fields = ("user", "tenant", "role")
     read_permission = write_permission = Permission.USER_MANAGE
     verbose_name_plural = "people and their roles, given by hand"
     per_page = 20
-    of_groups: ClassVar[bool] = False
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Membership]:
         rows: models.QuerySet[Membership] = super().get_queryset(request)
-        rows = rows.filter(provider__isnull=not self.of_groups)
-        return rows.select_related("user", "tenant", "provider").order_by("tenant__slug", "user__username")
-
-
-class GroupMembershipInline(ReadOnly, MembershipInline):
-    """Roles that logins give and take away, by the group rules: by hand nothing can be changed that lasts."""
-
-    fields = ("user", "tenant", "role", "provider")
-    readonly_fields = ("provider",)
-    verbose_name_plural = "roles from groups at an identity provider"
-    of_groups = True
+        return rows.filter(provider=None).select_related("user", "tenant").order_by("tenant__slug", "user__username")
 
 
 @admin.register(Tenant)
@@ -102,7 +94,7 @@ class TenantAdmin(TenantModelAdmin):
     fields = ("name", "slug", "time_zone", "weight", "max_agents", "calls_at_limit", "is_active")
     own_fields = ("calls_at_limit",)
     labels: ClassVar[dict[str, str]] = {"max_agents": "Most agents", "is_active": "Active"}
-    inlines = (MembershipInline, GroupMembershipInline)
+    inlines = (MembershipInline,)
     state = ACTIVE
     created = when_column("created_at", "Created")
 
@@ -156,17 +148,17 @@ class UserAdmin(PeopleScoped, DjangoUserAdmin):  # type: ignore[misc]
     search_fields = ("username", "email", "first_name", "last_name")
     ordering = ("username",)
     filter_horizontal = ()
-    inlines = (MembershipInline, GroupMembershipInline)
+    inlines = (MembershipInline,)
     fieldsets = (
         (None, {"fields": ("username", "password")}),
         ("Person", {"fields": ("first_name", "last_name", "email")}),
-        ("Access", {"fields": ("is_active", "is_staff", "is_superuser")}),
+        ("Access", {"fields": ("is_active", "is_staff", "is_superuser", "group_roles")}),
         ("Dates", {"fields": ("last_seen", "joined")}),
     )
     add_fieldsets = (
         (None, {"fields": ("username", "email", "usable_password", "password1", "password2", "is_staff")}),
     )
-    readonly_fields = ("last_seen", "joined")
+    readonly_fields = ("last_seen", "joined", "group_roles")
     shown_as: ClassVar[dict[str, str]] = {"password": "state"}
     labels: ClassVar[dict[str, str]] = {"is_staff": "Staff", "is_superuser": "Platform admin"}
     hints: ClassVar[dict[str, str]] = {
@@ -180,7 +172,9 @@ class UserAdmin(PeopleScoped, DjangoUserAdmin):  # type: ignore[misc]
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[User]:
         seen = self.principal(request).tenants(Permission.USER_MANAGE).values("pk")
-        memberships = Membership.objects.filter(tenant__in=seen).select_related("tenant").order_by("tenant__slug")
+        memberships = (
+            Membership.objects.filter(tenant__in=seen).select_related("tenant", "provider").order_by("tenant__slug")
+        )
         return super().get_queryset(request).prefetch_related(models.Prefetch("memberships", memberships, "seen_roles"))
 
     @admin.display(description="May use", ordering="is_staff")
@@ -192,6 +186,11 @@ class UserAdmin(PeopleScoped, DjangoUserAdmin):  # type: ignore[misc]
     @admin.display(description="Roles")
     def roles(self, user: Any) -> str:
         return ", ".join(f"{each.role} of {each.tenant.slug}" for each in user.seen_roles) or "–"
+
+    @admin.display(description="Roles from groups")
+    def group_roles(self, user: Any) -> str:
+        given = [f"{each.role} of {each.tenant.slug}, by {each.provider}" for each in user.seen_roles if each.provider]
+        return "; ".join(given) or "none"
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # what they did refers to them: an account is made inactive instead

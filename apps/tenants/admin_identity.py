@@ -18,7 +18,7 @@ from apps.tenants.oidc.discovery import discover
 from apps.tenants.oidc.refusals import Refused
 from portal.admin_columns import BAD, CALM, GOOD, Display, label, link_column, when_column, yes_column
 
-OF_ENVIRONMENT = ("issuer", "client_id", "client_secret_variable")
+OF_ENVIRONMENT = ("issuer", "client_id", "stored_secret", "client_secret_variable")
 ON: Display = yes_column("is_active", "State", yes=("on", GOOD), no=("off", CALM))
 
 
@@ -33,10 +33,10 @@ class IdentityProviderAdmin(PlatformModelAdmin):
     list_filter = ("is_active",)
     search_fields = ("name", "issuer")
     ordering = ("order", "name")
-    actions = ("check",)
+    actions = ("ask",)
     fieldsets = (
         (None, {"fields": ("name", "slug", "order", "is_active")}),
-        ("At the provider", {"fields": ("issuer", "client_id", "client_secret_variable", "scopes")}),
+        ("At the provider", {"fields": ("issuer", "client_id", "stored_secret", "client_secret_variable", "scopes")}),
         ("People", {"fields": ("groups_claim", "creates_accounts", "session_hours")}),
         ("Connection", {"fields": ("answers", "fetched", "last_error", "callback")}),
     )
@@ -46,6 +46,7 @@ class IdentityProviderAdmin(PlatformModelAdmin):
         "client_id": "Client id",
         "client_secret_variable": "Variable of the client secret",
     }
+    unaudited: ClassVar[frozenset[str]] = frozenset({"stored_secret"})
     hints: ClassVar[dict[str, str]] = {
         "issuer": "As the provider says it, to the letter. ISSUER/.well-known/openid-configuration must answer.",
     }
@@ -87,11 +88,11 @@ class IdentityProviderAdmin(PlatformModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # accounts refer to it: it is switched off instead
 
-    def has_check_permission(self, request: HttpRequest) -> bool:
+    def has_ask_permission(self, request: HttpRequest) -> bool:
         return self.holds(request, self.write_permission)
 
-    @admin.action(description="Check the connection", permissions=["check"])
-    def check(self, request: HttpRequest, providers: models.QuerySet[IdentityProvider]) -> None:
+    @admin.action(description="Check the connection", permissions=["ask"])
+    def ask(self, request: HttpRequest, providers: models.QuerySet[IdentityProvider]) -> None:
         self.act_on_each(
             request,
             self.chosen(request),

@@ -13,6 +13,7 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 
 from apps.audit import trail
+from apps.audit.models import AuditEntry
 from apps.tenants.models import IdentityProvider, User
 from apps.tenants.oidc.refusals import Refused
 
@@ -37,7 +38,7 @@ def note_logout(user: User, request: HttpRequest, *, provider: IdentityProvider 
     trail.record(by, "session:logout", user, tenant_id=None, details=_way(provider))
 
 
-def note_refusal(refused: Refused, request: HttpRequest, provider: IdentityProvider | None) -> trail.AuditEntry:
+def note_refusal(refused: Refused, request: HttpRequest, provider: IdentityProvider | None) -> AuditEntry:
     """A login through a provider was refused; the entry, by whose number an administrator finds it."""
     details = _way(provider)
     if refused.groups is not None:
@@ -57,7 +58,7 @@ def unlock(attempt: AccessAttempt, *, by: trail.Actor, reason: str = "") -> int:
     """Forgets the failed logins with a name from an address, so that its owner may try again; how many there were."""
     with transaction.atomic():
         same = AccessAttempt.objects.filter(username=attempt.username, ip_address=attempt.ip_address)
-        failures = sum(same.values_list("failures_since_start", flat=True))
+        failures = int(sum(same.values_list("failures_since_start", flat=True)))
         details = {"address": str(attempt.ip_address), "failures": failures}
         trail.record(by, "session:unlock", _named(attempt.username), tenant_id=None, reason=reason, details=details)
         same.delete()
@@ -69,7 +70,9 @@ def note_failure(sender: Any, credentials: dict[str, Any], request: HttpRequest 
     """A name and a password did not match, or were not looked at because of a lock-out."""
     if request is None:
         return
-    reason = "locked_out" if getattr(request, "axes_locked_out", False) else "wrong_name_or_password"
+    # The failure that locks out was looked at, and so has a count; later ones have none.
+    unseen = getattr(request, "axes_locked_out", False) and _failures(request) is None
+    reason = "locked_out" if unseen else "wrong_name_or_password"
     user = _named(credentials.get("username"))
     trail.record(
         _anonymous(request), "session:fail", user, tenant_id=None, success=False, reason=reason, details=_way(None)
@@ -79,10 +82,16 @@ def note_failure(sender: Any, credentials: dict[str, Any], request: HttpRequest 
 @receiver(user_locked_out)
 def note_lock(sender: Any, request: HttpRequest, username: str | None, **_: Any) -> None:
     """A name was locked out from an address. Tries while it lasts are failures, told above, and no new lock-outs."""
-    if getattr(request, "axes_failures_since_start", None) is None:
+    if (failures := _failures(request)) is None:
         return
-    details = {"failures": request.axes_failures_since_start}  # type: ignore[attr-defined]
+    details = {"failures": failures}
     trail.record(_anonymous(request), "session:lock", _named(username), tenant_id=None, success=False, details=details)
+
+
+def _failures(request: HttpRequest) -> int | None:
+    """How many failures django-axes counted, when it counted this one."""
+    found: int | None = getattr(request, "axes_failures_since_start", None)
+    return found
 
 
 def _named(username: str | None) -> User:

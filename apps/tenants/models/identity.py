@@ -17,6 +17,7 @@ from apps.tenants.models.tenant import Tenant
 from apps.tenants.models.user import User
 from apps.tenants.roles import Role
 from portal import env
+from portal.encryption import EncryptedTextField
 from portal.ids import uuid7
 
 PAUSE_AFTER_FAILURE = dt.timedelta(seconds=30)
@@ -58,12 +59,18 @@ class IdentityProvider(models.Model):
     name = models.CharField(max_length=60, help_text='On the button: "Log in with NAME".')
     issuer = models.CharField(max_length=255, unique=True, validators=[validate_issuer])
     client_id = models.CharField(max_length=255)
+    stored_secret = EncryptedTextField(
+        "client secret",
+        blank=True,
+        default="",
+        help_text="Kept encrypted. Empty: in a variable, or a public client.",
+    )
     client_secret_variable = models.CharField(
         max_length=80,
         blank=True,
         # Not any variable: its value is sent to the provider.
         validators=[RegexValidator(r"^OIDC_[A-Z0-9_]+\Z", "It must start with OIDC_, in capitals.")],
-        help_text="The environment variable with the client's secret (also as NAME_FILE). Empty: a public client.",
+        help_text="Instead of storing it: the environment variable that holds it (also as NAME_FILE).",
     )
     scopes = models.CharField(max_length=255, default="openid profile email")
     groups_claim = models.CharField(
@@ -106,8 +113,13 @@ class IdentityProvider(models.Model):
 
     @property
     def client_secret(self) -> str:
-        """The client's secret, read where it is kept each time: a mounted file may change."""
-        return env.text(self.client_secret_variable) if self.client_secret_variable else ""
+        """The client's secret, or nothing for a public client. Raises CannotOpen.
+
+        A variable is read each time: a mounted file may change.
+        """
+        if self.client_secret_variable:
+            return env.text(self.client_secret_variable)
+        return self.stored_secret.reveal() if self.stored_secret else ""
 
     @property
     def known_issuer(self) -> str:
