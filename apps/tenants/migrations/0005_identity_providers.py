@@ -12,7 +12,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0003_swarm_grants'),
+        ('tenants', '0004_token_scopes'),
     ]
 
     operations = [
