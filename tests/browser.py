@@ -122,6 +122,8 @@ def db(web_of_module: Daphne, django_db_blocker: Any) -> Iterator[None]:
 _EMPTIED = (
     "tenants_tenant",
     "tenants_user",
+    "tenants_identityprovider",
+    "axes_accessattempt",
     "django_session",
     "execution_tick",
     "execution_runner",
