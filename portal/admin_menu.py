@@ -94,6 +94,7 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Event consumers", "sync", "events.Consumer"),
             ("Log horizons", "start", "events.Horizon"),
             ("API answers kept", "repeat_one", "api.IdempotencyKey"),
+            ("API allotments", "speed", "api.RateAllotment"),
             ("Job schedules", "event_repeat", "django_q.Schedule"),
             ("Queued jobs", "pending_actions", "django_q.OrmQ"),
             ("Finished jobs", "check_circle", "django_q.Success"),

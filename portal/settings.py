@@ -276,6 +276,14 @@ REST_FRAMEWORK: dict[str, Any] = {
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
+# Requests a minute; 0: no limit. By token, by user of a session, by token or user for what agents elsewhere report, and
+# by address for who is not logged in.
+API_LIMITS = {
+    "token": env.whole("API_LIMIT_TOKEN", 1200, low=0),
+    "session": env.whole("API_LIMIT_SESSION", 1200, low=0),
+    "ingest": env.whole("API_LIMIT_INGEST", 6000, low=0),
+    "address": env.whole("API_LIMIT_ADDRESS", 120, low=0),
+}
 DRF_STANDARDIZED_ERRORS: dict[str, Any] = {
     "EXCEPTION_HANDLER_CLASS": "apps.api.errors.ExceptionHandler",
     "EXCEPTION_FORMATTER_CLASS": "apps.api.errors.Formatter",

@@ -14,7 +14,7 @@ from django_q.models import OrmQ, Schedule
 from django_q.models import Task as Job
 from django_q.signing import SignedPackage
 
-from apps.api.models import IdempotencyKey
+from apps.api.models import IdempotencyKey, RateAllotment
 from apps.audit.models import AuditEntry
 from apps.costs.models import (
     AccruedHour,
@@ -223,6 +223,7 @@ def make_platform_rows(count: int) -> None:
                 args=(),
                 kwargs={},
             )
+        RateAllotment.objects.create(policy="token", who=f"token {name}", window=1, taken=60)
         IdempotencyKey.objects.create(who="user x", endpoint="POST /swarms/", key=name, request_hash="0" * 64)
     analyse()
 

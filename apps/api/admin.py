@@ -7,7 +7,7 @@ from django.db import models
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import FieldTextFilter
 
-from apps.api.models import IdempotencyKey
+from apps.api.models import IdempotencyKey, RateAllotment
 from apps.tenants.admin_scoping import PlatformModelAdmin
 from portal.admin import ReadOnly
 from portal.admin_columns import when_column
@@ -31,3 +31,19 @@ class IdempotencyKeyAdmin(ReadOnly, PlatformModelAdmin):
         """Without the answers, which can be large and are not shown."""
         rows: models.QuerySet[IdempotencyKey] = super().get_queryset(request).defer("body")
         return rows
+
+
+@admin.register(RateAllotment)
+class RateAllotmentAdmin(ReadOnly, PlatformModelAdmin):
+    about = (
+        "What web processes took out of callers' rate limits in their latest minute: who calls the API most. Without a "
+        "shared cache only; callers with few requests do not appear."
+    )
+    is_audited = False
+    empty_hint = "Nobody has called the API often in the last minutes."
+    huge = True
+    list_display = ("who", "policy", "taken", "window")
+    list_filter = ("policy",)
+    search_fields = ("who",)
+    ordering = ("-window", "-id")
+    fieldsets = ((None, {"fields": ("who", "policy", "taken", "window")}),)

@@ -73,6 +73,12 @@ KEY_REUSED = _problem(
     "idempotency_key_reused",
     "This Idempotency-Key was used for a different request. Use a new key for a new request.",
 )
+TOO_MANY = _problem(
+    429,
+    "More requests than the limit of this minute; `Retry-After` says when the next one counts.",
+    "throttled",
+    "Request was throttled. Expected available in 17 seconds.",
+)
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     OpenApiTypes.STR,
@@ -97,7 +103,7 @@ class AutoSchema(spectacular.AutoSchema):
         bodies = super()._get_response_bodies(direction)
         if direction != "response":
             return bodies
-        possible = dict(UNKNOWN_CALLER)
+        possible = {**UNKNOWN_CALLER, **TOO_MANY}
         if self.method != "GET" or self._is_list_view() or self._get_filter_parameters():
             possible |= INVALID
         if self.method != "GET":

@@ -1,6 +1,6 @@
 from django.urls import include, path
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularSwaggerSplitView
 
 from apps.api.views.advice import AdviceList
 from apps.api.views.agents import AgentDetail, Agents
@@ -17,6 +17,7 @@ from apps.api.views.reservations import (
     Reservations,
     ReservationSettle,
 )
+from apps.api.views.schema import Schema
 from apps.api.views.swarms import (
     SwarmDetail,
     SwarmEvents,
@@ -66,7 +67,7 @@ v1 = [
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="api:docs")),
-    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("schema/", Schema.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
     path("v1/", include(v1)),
     path("<path:path>", Nowhere.as_view()),

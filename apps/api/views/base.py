@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
 from django.urls import Resolver404, resolve
 from drf_spectacular.utils import extend_schema
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, NotFound, Throttled
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from apps.api.limits import Standing, address_of, take
 from apps.tenants.access import Principal, principal_of_request
+from apps.tenants.models import ApiToken
 
 Row = TypeVar("Row", bound=Model)
 
 
-class Door(APIView):
+class Limited(APIView):
+    """A view that counts requests: by token, by user of a session, and by address for who is not logged in."""
+
+    limit_policy = ""
+    """Another limit than the usual one of tokens and sessions."""
+    _standing: Standing | None = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuses what is one too many, also of logins that fail. Raises Throttled."""
+        try:
+            super().initial(request, *args, **kwargs)
+        except (AuthenticationFailed, NotAuthenticated):
+            self._count("address", address_of(request.META.get("REMOTE_ADDR")))
+            raise
+        if isinstance(request.auth, ApiToken):
+            self._count(self.limit_policy or "token", f"token {request.auth.uid}")
+        elif request.user.is_authenticated:
+            self._count(self.limit_policy or "session", f"user {request.user.pk}")
+        else:
+            self._count("address", address_of(request.META.get("REMOTE_ADDR")))
+
+    def _count(self, policy: str, who: str) -> None:
+        self._standing = standing = take(policy, who, now=time.time())
+        if standing and not standing.allowed:
+            raise Throttled(standing.reset_s)
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._standing:
+            for name, value in self._standing.headers.items():
+                response.headers[name] = value
+        return super().finalize_response(request, response, *args, **kwargs)
+
+
+class Door(Limited):
     """A view that knows who asks."""
 
     @property

@@ -31,6 +31,7 @@ from portal.money import usd_text
 
 class CostEvents(Door):
     parser_classes = (RowsParser,)
+    limit_policy = "ingest"
 
     @extend_schema(
         summary="Report costs of agents elsewhere",

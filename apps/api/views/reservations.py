@@ -46,6 +46,8 @@ BUSY_WAIT_S = 2
 class ReservationDoor(Door):
     """A view of reservations made from outside, those of tenants whose costs the caller may read or record."""
 
+    limit_policy = "ingest"
+
     def visible(self) -> QuerySet[ExternalReservation]:
         rows = ExternalReservation.objects
         return rows.visible_to(self.principal) | rows.visible_to(self.principal, Permission.COST_RECORD)
