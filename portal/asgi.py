@@ -10,10 +10,13 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 
 from apps.console.routing import websocket_urlpatterns  # noqa: E402
+from portal.bodies import BodyLimit  # noqa: E402
+from portal.commands import refuse_bad_environment  # noqa: E402
 
+refuse_bad_environment("web")
 application = ProtocolTypeRouter(
     {
-        "http": django_application,
+        "http": BodyLimit(django_application),
         "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
     }
 )

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
 from portal import env
@@ -40,6 +40,34 @@ def secrets_are_set(**_: Any) -> list[CheckMessage]:
         )
         if not value and name not in unreadable
     ]
+
+
+@register()
+def server_is_safe(**_: Any) -> list[CheckMessage]:
+    """portal.E005: a value that is fine on a machine of one person, and an open door on a server."""
+    if settings.STANDALONE:
+        return []
+    key = _secret_key()
+    return [
+        Error(message, hint=hint, id="portal.E005")
+        for message, hint, found in (
+            ("DEBUG is on.", "Leave DEBUG out on a server: its error pages show code and data.", settings.DEBUG),
+            (
+                "SECRET_KEY can be guessed.",
+                "Set it to 50 or more random characters, such as those of: openssl rand -base64 48",
+                bool(key) and (len(key) < 50 or len(set(key)) < 10),
+            ),
+        )
+        if found
+    ]
+
+
+@register(deploy=True)
+def hosts_are_named(**_: Any) -> list[CheckMessage]:
+    """portal.W001: any host name is taken, so links in answers can be made to lead elsewhere."""
+    if settings.STANDALONE or not {"*", "."} & {host.strip() for host in settings.ALLOWED_HOSTS}:
+        return []
+    return [Warning("ALLOWED_HOSTS allows every host.", hint="Name the hosts that people use.", id="portal.W001")]
 
 
 @register()

@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         django.setup()
         if name not in {"help", "check", "--help", "-h", "--version"} and "--help" not in argv:
-            _refuse_bad_environment(name)
+            refuse_bad_environment(name)
         execute_from_command_line(list(argv))
     except DatabaseUnavailable as error:
         refuse(name, str(error))
@@ -117,9 +117,10 @@ def _terminated(*_: object) -> NoReturn:
     raise SystemExit(EXIT_TERMINATED)
 
 
-def _refuse_bad_environment(name: str) -> None:
+def refuse_bad_environment(name: str) -> None:
+    """Ends the process, with all that is wrong with its environment, when that does not do."""
     from portal import checks
 
-    problems = [*checks.environment_is_readable(), *checks.secrets_are_set()]
+    problems = [*checks.environment_is_readable(), *checks.secrets_are_set(), *checks.server_is_safe()]
     if problems:
         refuse(name, *(f"{problem.msg} {problem.hint}" if problem.hint else problem.msg for problem in problems))

@@ -206,6 +206,11 @@ VAULT_MASTER_KEY = env.parsed(
     "keys of 32 random bytes in base64, by commas",
 )
 
+# Of one form or JSON document; what may be larger says so itself (apps.api.parsers), up to portal.bodies.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000  # a list of the admin has a few for each of its rows
+DATA_UPLOAD_MAX_NUMBER_FILES = 10
+
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"

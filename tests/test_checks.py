@@ -55,3 +55,31 @@ def test_e003_names_what_the_object_storage_lacks(given: dict[str, str], told: l
     found = checks.object_storage_is_named()
     assert [message.msg for message in found] == told
     assert all(message.id == "portal.E003" and message.hint for message in found)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, []),
+        ({"DEBUG": True}, ["DEBUG is on."]),
+        ({"SECRET_KEY": "short"}, ["SECRET_KEY can be guessed."]),
+        ({"SECRET_KEY": "x" * 60}, ["SECRET_KEY can be guessed."]),
+        ({"DEBUG": True, "SECRET_KEY": "short", "STANDALONE": True}, []),
+    ],
+)
+def test_e005_names_what_is_an_open_door_on_a_server(given: dict[str, Any], told: list[str], settings: Any) -> None:
+    settings.STANDALONE = False
+    settings.DEBUG = False
+    settings.SECRET_KEY = "0123456789abcdefghijklmnopqrstuvwxyz-0123456789abcdefghijkl"
+    for name, value in given.items():
+        setattr(settings, name, value)
+    found = checks.server_is_safe()
+    assert [message.msg for message in found] == told
+    assert all(message.id == "portal.E005" and message.hint for message in found)
+
+
+@pytest.mark.parametrize(("hosts", "told"), [(["desk.example"], 0), (["*"], 1), ([".desk.example"], 0)])
+def test_w001_warns_of_hosts_that_are_not_named(hosts: list[str], told: int, settings: Any) -> None:
+    settings.STANDALONE = False
+    settings.ALLOWED_HOSTS = hosts
+    assert [message.id for message in checks.hosts_are_named()] == ["portal.W001"] * told

@@ -12,6 +12,7 @@ import pytest
 from portal import env
 from tests.processes import ROOT, manage
 
+SECRET_KEY = "0123456789abcdefghijklmnopqrstuvwxyz-0123456789abcdefghijkl"
 MASTER_KEY = bytes(range(32)).hex()
 
 
@@ -173,7 +174,7 @@ def test_a_database_that_is_not_there_is_one_line_without_the_password() -> None
         "showmigrations",
         "--skip-checks",
         DATABASE_URL="postgresql://joe:s3cret@127.0.0.1:1/desk",
-        SECRET_KEY="x" * 50,
+        SECRET_KEY=SECRET_KEY,
         ALLOWED_HOSTS="desk.example",
         VAULT_MASTER_KEY=MASTER_KEY,
     )
@@ -188,7 +189,7 @@ def test_a_master_key_that_is_wrong_stops_a_command_and_is_not_shown(tmp_path: P
     (tmp_path / "keys").write_text(f"{MASTER_KEY}\nchangeme-please\n")
     server = {
         "DATABASE_URL": "postgresql://joe@127.0.0.1:1/desk",
-        "SECRET_KEY": "x" * 50,
+        "SECRET_KEY": SECRET_KEY,
         "ALLOWED_HOSTS": "desk.example",
     }
     done = manage("showmigrations", **server, VAULT_MASTER_KEY_FILE=str(tmp_path / "keys"))
