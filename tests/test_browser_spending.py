@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 from django.contrib import admin
@@ -79,8 +79,16 @@ def plant(stranger: Tenant) -> None:
     Attempt.objects.update(context={"prompt": PROMPT}, error=OUTPUT)
 
 
+def linked(window: Tab, below: str) -> list[str]:
+    """The addresses below one that the page links to, each once, in their order; none that is a file."""
+    found = window.page.eval_on_selector_all("a[href]", "all => all.map(a => new URL(a.href).pathname)")
+    return [
+        path for path in dict.fromkeys(found) if path.startswith(below) and path != below and "/export/" not in path
+    ]
+
+
 def addresses(window: Tab) -> Iterator[str]:
-    """Every list that finance opens with its form and a row's page, and every page of the costs app that is no list."""
+    """Every list that finance opens, with a row's page and what that leads to, and every page that is no list."""
     yield reverse("admin:index")
     for page in pages():
         if page.path.startswith("costs/"):
@@ -90,10 +98,10 @@ def addresses(window: Tab) -> Iterator[str]:
             continue
         listed = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
         yield listed
-        row = window.page.locator("#result_list a[href*='/change/']").first
-        assert row.count(), f"make_rows has nothing for {listed}"
-        change = row.get_attribute("href") or ""
-        yield urljoin(listed, change.partition("?")[0])
+        rows = [path for path in linked(window, listed) if not path.endswith("/add/")]
+        assert rows, f"make_rows has nothing for {listed}"
+        yield rows[0]
+        yield from (path for path in linked(window, rows[0].removesuffix("change/")) if path not in rows)
         if getattr(model_admin, "write_permission", None):
             yield f"{listed}add/"
 

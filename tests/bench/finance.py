@@ -14,6 +14,7 @@ import argparse
 import datetime as dt
 import http.client
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -234,6 +235,7 @@ def measure_closings(found: Findings) -> None:
     from apps.tenants.models import Tenant
 
     by = principal_of_command("bench")
+    logging.disable(logging.INFO)  # what is printed is the findings
     for tenant in Tenant.objects.filter(slug__in=["exported", "seeded-0001"]).order_by("slug"):
         while (month := first_open_month(tenant, last_statement(tenant.pk))) is not None:
             if not can_close(tenant, month, now=timezone.now()):
