@@ -336,7 +336,7 @@ def test_viewers_look_and_outsiders_see_nothing(
             centre_acts.delete_centre(centre, reason="x", by=by)
 
 
-def test_a_platform_admin_sees_each_tenants_month_in_as_many_queries_for_many(
+def test_a_platform_admin_sees_centres_of_all_tenants_and_the_month_of_one(
     platform_admin: User, acme: Tenant, rival: Tenant
 ) -> None:
     client, now = staff(platform_admin), timezone.now()
@@ -350,8 +350,9 @@ def test_a_platform_admin_sees_each_tenants_month_in_as_many_queries_for_many(
             shown = text_of(client.get(LIST))
         counts.append(len(queries))
     assert counts[0] == counts[1] <= 16
-    assert "2.000000001 USD" in shown
     assert "Rival" in shown
+    assert "2.000000001 USD" not in shown  # reading the ledger of every tenant takes as long as it is large
+    assert "2.000000001 USD" in text_of(client.get(f"{LIST}?tenant={acme.pk}"))
     both = text_of(client.get(GOES))
     assert all(f'value="{tenant.pk}"' in both for tenant in (acme, rival))
 

@@ -111,12 +111,13 @@ class CostCentreAdmin(TenantModelAdmin):
 
     def prepared(self, request: HttpRequest, rows: Iterable[Any]) -> list[Any]:
         prepared = super().prepared(request, rows)
-        tenants = {row.tenant_id: row.tenant for row in prepared}
+        tenants = {row.tenant_id for row in prepared}
         terms = terms_of_each(tenants)
-        amounts = month_so_far(tenants.values(), terms, now=timezone.now())
+        # Rules can ask for anything of an entry, so this reads the ledger: a month of one tenant, and not of all.
+        amounts = month_so_far(prepared[0].tenant, now=timezone.now()) if len(tenants) == 1 else None
         for row in prepared:
             row.__dict__["_rules"] = [rule for rule in terms[row.tenant_id].rules if rule.centre == row.code]
-            row.__dict__["_amount"] = amounts.get((row.tenant_id, row.code), 0)
+            row.__dict__["_amount"] = amounts.get(row.code, 0) if amounts is not None else None
         return prepared
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
@@ -136,7 +137,9 @@ class CostCentreAdmin(TenantModelAdmin):
     @admin.display(description="This month so far")
     def this_month(self, centre: CostCentre) -> SafeString | str:
         url = f"{reverse('admin:costs_charging')}?tenant={centre.tenant_id}"
-        return format_html('<a href="{}" class="text-link">{}</a>', url, money(centre.__dict__.get("_amount", 0)))
+        amount = centre.__dict__.get("_amount")
+        text = "Where costs go" if amount is None else money(amount)
+        return format_html('<a href="{}" class="text-link">{}</a>', url, text)
 
     # -- a rule that a link fills in -----------------------------------------------------------------------------------
 

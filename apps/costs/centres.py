@@ -55,27 +55,26 @@ class Terms:
     def as_json(self) -> dict[str, Any]:
         return {"centres": dict(self.names), "rules": [asdict(rule) for rule in self.rules]}
 
-    def sql(self, prefix: str = "") -> str:
+    def sql(self) -> str:
         """An expression for the code of the cost centre of the ledger entry ``l``, empty where no rule matches."""
         whens = [
-            f"WHEN {self._condition(place, rule, prefix)} THEN %({prefix}centre_{place})s"
-            for place, rule in enumerate(self.rules)
+            f"WHEN {self._condition(place, rule)} THEN %(centre_{place})s" for place, rule in enumerate(self.rules)
         ]
         return f"(CASE {' '.join(whens)} ELSE '' END)" if whens else "''"
 
     def place_sql(self) -> str:
         """An expression for the place of the rule that takes the ledger entry ``l``, from 0; null where none does."""
-        whens = [f"WHEN {self._condition(place, rule, '')} THEN {place}" for place, rule in enumerate(self.rules)]
+        whens = [f"WHEN {self._condition(place, rule)} THEN {place}" for place, rule in enumerate(self.rules)]
         return f"(CASE {' '.join(whens)} END)" if whens else "NULL::integer"
 
-    def params(self, prefix: str = "") -> dict[str, str]:
-        """What ``sql`` needs, and ``centre_names``, a JSON object of names by code. All names begin with ``prefix``."""
+    def params(self) -> dict[str, str]:
+        """What ``sql`` needs, and ``centre_names``, a JSON object of names by code."""
         params = {"centre_names": json.dumps(dict(self.names))}
         for place, rule in enumerate(self.rules):
             params[f"centre_{place}"] = rule.centre
             params |= {f"{name}_{place}": _like(getattr(rule, name)) for name in _PATTERNS}
             params |= {f"kind_{place}": rule.kind, f"subject_{place}": rule.subject}
-        return {f"{prefix}{name}": value for name, value in params.items()}
+        return params
 
     def never_reached(self) -> dict[int, int]:
         """Rules that take nothing, because an earlier one takes all that they would: its place, by theirs."""
@@ -87,12 +86,12 @@ class Terms:
         return found
 
     @staticmethod
-    def _condition(place: int, rule: Rule, prefix: str) -> str:
-        parts = [f"l.{name} LIKE %({prefix}{name}_{place})s" for name in _PATTERNS if getattr(rule, name)]
+    def _condition(place: int, rule: Rule) -> str:
+        parts = [f"l.{name} LIKE %({name}_{place})s" for name in _PATTERNS if getattr(rule, name)]
         if rule.kind:
-            parts.append(f"l.kind = %({prefix}kind_{place})s")
+            parts.append(f"l.kind = %(kind_{place})s")
         if rule.subject:
-            parts.append(f"l.subject_id = %({prefix}subject_{place})s::uuid")
+            parts.append(f"l.subject_id = %(subject_{place})s::uuid")
         return " AND ".join(parts) or "true"
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from django.db import connection
 
-from apps.costs.centres import Rule, Terms
-from apps.costs.exports.extract import Extract
-from apps.costs.models import Statement
-from apps.costs.periods import Month, window_of
+from apps.costs.centres import Rule
+from apps.costs.exports.extract import Extract, extract_of
+from apps.costs.periods import Month
 from apps.tenants.models import Tenant
 
 
@@ -87,36 +84,10 @@ def charging_of(extract: Extract) -> Charging:
     return Charging(taken, untaken)
 
 
-def month_so_far(
-    tenants: Iterable[Tenant], terms: Mapping[uuid.UUID, Terms], *, now: dt.datetime
-) -> dict[tuple[uuid.UUID, str], int]:
-    """Nano-dollars by tenant and code of the cost centre in each tenant's month that is under way. Two queries at most.
-
-    Codes to which nothing went are left out.
-    """
-    asked = [tenant for tenant in tenants if terms[tenant.pk].rules]
-    if not asked:
-        return {}
-    latest = Statement.objects.filter(tenant__in=asked).order_by("tenant_id", "-ends_at").distinct("tenant_id")
-    last = {statement.tenant_id: statement for statement in latest.defer("terms")}
-    parts, params = [], dict[str, Any]()
-    for number, tenant in enumerate(asked):
-        window = window_of(tenant, Month.of(now, tenant.zone), last.get(tenant.pk))
-        prefix = f"t{number}_"
-        parts.append(
-            f"""
-            SELECT l.tenant_id, {terms[tenant.pk].sql(prefix)} AS centre, sum(l.amount)::bigint AS amount
-            FROM costs_ledgerentry l
-            WHERE l.tenant_id = %({prefix}tenant)s AND l.at >= %({prefix}starts_at)s AND l.at < %({prefix}ends_at)s
-            GROUP BY 1, 2
-            """
-        )
-        params |= terms[tenant.pk].params(prefix)
-        params |= {
-            f"{prefix}tenant": tenant.pk,
-            f"{prefix}starts_at": window.starts_at,
-            f"{prefix}ends_at": window.ends_at,
-        }
-    with connection.cursor() as cursor:
-        cursor.execute(" UNION ALL ".join(parts), params)
-        return {(tenant_id, code): amount for tenant_id, code, amount in cursor if code}
+def month_so_far(tenant: Tenant, *, now: dt.datetime) -> dict[str, int]:
+    """Nano-dollars by code of the cost centre in the tenant's month that is under way; only codes with entries."""
+    sums: dict[str, int] = {}
+    for taken in charging_of(extract_of(tenant, str(Month.of(now, tenant.zone)), now=now)).taken:
+        if taken.entries:
+            sums[taken.rule.centre] = sums.get(taken.rule.centre, 0) + taken.amount
+    return sums
