@@ -82,6 +82,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "apps.tenants.middleware.PolicyTrail",
     "axes.middleware.AxesMiddleware",  # last: it answers in the place of a view that a lock-out refused
 ]
 

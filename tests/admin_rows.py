@@ -39,7 +39,17 @@ from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
 from apps.providers.models import Provider, Region
 from apps.swarms.models import Agent, AgentOverride, Holding, Step, Swarm, Task
-from apps.tenants.models import ApiToken, GroupRule, Identity, IdentityProvider, Membership, SwarmGrant, Tenant, User
+from apps.tenants.models import (
+    AccessPolicy,
+    ApiToken,
+    GroupRule,
+    Identity,
+    IdentityProvider,
+    Membership,
+    SwarmGrant,
+    Tenant,
+    User,
+)
 from apps.tenants.roles import Role
 from portal.money import NANO
 
@@ -75,6 +85,7 @@ def make_rows(tenant: Tenant, count: int) -> None:
         SwarmGrant.objects.create(
             tenant=tenant, swarm_id=swarm.pk, user=user, gives="swarm:terminate", reason=f"{name}-grant"
         )
+        AccessPolicy.objects.create(tenant=tenant, name=f"{name}-policy", actions=["swarm:delete"])
         task = swarm.tasks.get()
         attempt = Attempt.objects.create(
             id=uuid.uuid4(), task=task, number=1, started_at=now, outcome="failed", error=f"{name} broke", cost=5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from apps.tenants.roles import PERMISSIONS, Permission, Role
+from pathlib import Path
+
+from apps.tenants.roles import MEANING, ON_ONE_SWARM, PERMISSIONS, Permission, Role
 
 P = Permission
 
@@ -32,3 +34,18 @@ def test_only_those_who_answer_for_it_stop_swarms_and_move_money() -> None:
     assert holders(P.AUDIT_READ) == {Role.ADMIN, Role.COMPLIANCE}
     assert holders(P.USER_MANAGE) == {Role.ADMIN}
     assert holders(P.POOL_UPDATE) == set()
+
+
+def reference() -> str:
+    """The table of the reference page, as the data has it."""
+    lines = ["| permission | to | " + " | ".join(Role.values) + " |", "|---|---|" + "---|" * len(Role.values)]
+    for permission in P:
+        marks = " | ".join("yes" if permission in PERMISSIONS[role] else "" for role in Role.values)
+        lines.append(f"| `{permission}` | {MEANING[permission]} | {marks} |")
+    return "\n".join(lines)
+
+
+def test_the_reference_page_says_what_the_table_says() -> None:  # A1
+    page = (Path(__file__).parent.parent / "docs/reference/roles.md").read_text()
+    assert reference() in page, f"put this into docs/reference/roles.md:\n{reference()}"
+    assert ", ".join(f"`{each}`" for each in sorted(ON_ONE_SWARM)) in page

@@ -131,7 +131,8 @@ class ConsoleConsumer(AsyncJsonWebsocketConsumer):
         user = await get_user({"session": fresh})
         if not isinstance(user, User):
             return None
-        principal: Principal = await database_sync_to_async(principal_of)(user)
+        client = self.scope.get("client")
+        principal: Principal = await database_sync_to_async(principal_of)(user, address=client[0] if client else None)
         return None if principal is NOBODY else principal
 
     async def _visible_swarm(self, principal: Principal, wanted: Any) -> uuid.UUID | None:

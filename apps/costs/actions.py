@@ -42,7 +42,7 @@ def create_budget(
 
     Raises AccessDenied, or ValidationError with every field that is wrong.
     """
-    _verify(by, tenant.pk)
+    _verify(by, tenant.pk, amount=limit)
     return _create(
         Budget(
             tenant=tenant,
@@ -95,7 +95,7 @@ def change_budget(
     sees it, and so do swarms that wait for the budget. Alerts are raised and withdrawn as what is spent now asks for.
     Raises AccessDenied, or ValidationError with every field that is wrong.
     """
-    _verify(by, budget.tenant_id)
+    _verify(by, budget.tenant_id, amount=max(budget.limit, limit or 0))
     now = now or timezone.now()
     wanted: dict[str, Any] = {
         "limit": limit,
@@ -132,9 +132,9 @@ def deactivate_budget(budget: Budget, *, by: Actor) -> Budget:
     return change_budget(budget, by=by, is_active=False)
 
 
-def _verify(by: Actor, tenant_id: uuid.UUID) -> None:
+def _verify(by: Actor, tenant_id: uuid.UUID, *, amount: int) -> None:
     if isinstance(by, Principal):
-        by.verify(Permission.BUDGET_UPDATE, tenant_id)
+        by.verify(Permission.BUDGET_UPDATE, tenant_id, amount=amount)
 
 
 def _create(budget: Budget, *, by: Actor | None) -> Budget:

@@ -57,7 +57,7 @@ def adjust(entry: LedgerEntry, *, owed: int, seen: int, reason: str, by: Princip
     Amounts are nano-dollars. The budget periods that the entry was charged to get the difference. Raises AccessDenied,
     or CannotAdjust.
     """
-    by.verify(Permission.COST_UPDATE, entry.tenant_id)
+    by.verify(Permission.COST_UPDATE, entry.tenant_id, amount=abs(owed - seen))
     verify_adjust(entry)
     reason = " ".join(reason.split())
     if not reason:

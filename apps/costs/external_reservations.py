@@ -98,7 +98,7 @@ def reserve(wanted: Wanted, *, by: Principal, now: dt.datetime) -> tuple[Externa
 
     Raises AccessDenied. A refusal is an answer and not an error, as what it announces of the budget has to stay.
     """
-    by.verify(Permission.COST_RECORD, wanted.tenant_id)
+    by.verify(Permission.COST_RECORD, wanted.tenant_id, amount=wanted.amount)
     with transaction.atomic():
         subject_id = None
         if wanted.end_user:

@@ -140,8 +140,10 @@ def page(model_admin: Any, request: HttpRequest, act: Act, object_id: str) -> Ht
     if row is None:
         return redirect(list_url(model_admin.model))
     by: Principal = model_admin.principal(request)
-    if not by.can(act.permission, _tenant_id(row), swarm_id=_swarm_id(row)):
-        raise PermissionDenied
+    try:
+        by.verify(act.permission, _tenant_id(row), swarm_id=_swarm_id(row))
+    except AccessDenied as denial:
+        raise PermissionDenied(str(denial)) from denial
     form = ReasonForm(request.POST or None) if act.asks_reason else None
     if form is not None:
         form.fields["reason"].required = act.needs_reason

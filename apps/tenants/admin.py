@@ -24,7 +24,13 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from apps.tenants import admin_grants, admin_identity, admin_logins  # noqa: F401  (they register what they show)
+from apps.tenants import (  # noqa: F401  (they register what they show)
+    admin_access,
+    admin_grants,
+    admin_identity,
+    admin_logins,
+    admin_policies,
+)
 from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
 from apps.tenants.admin_scoping import TenantFilter, TenantInline, TenantModelAdmin
 from apps.tenants.models import ApiToken, Membership, Tenant, User
@@ -91,7 +97,7 @@ class TenantAdmin(TenantModelAdmin):
     list_filter = ("is_active",)
     search_fields = ("name", "slug")
     ordering = ("slug",)
-    fields = ("name", "slug", "time_zone", "weight", "max_agents", "calls_at_limit", "is_active")
+    fields = ("name", "slug", "time_zone", "weight", "max_agents", "calls_at_limit", "attributes", "is_active")
     own_fields = ("calls_at_limit",)
     labels: ClassVar[dict[str, str]] = {"max_agents": "Most agents", "is_active": "Active"}
     inlines = (MembershipInline,)

@@ -10,15 +10,18 @@ import uuid
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from django.contrib import messages
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
+from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import DropdownFilter
 
 from apps.audit import trail
-from apps.tenants.access import Principal, principal_of_request
+from apps.tenants.access import AccessDenied, Principal, principal_of_request
 from apps.tenants.models import Tenant
 from apps.tenants.roles import Permission
 from portal.admin import FORM_FIELDS, ModelAdmin, named_formfield
@@ -63,6 +66,34 @@ class Scoped:
         if "queryset" not in kwargs:
             kwargs["queryset"] = self.choices_of(request, db_field.remote_field.model)
         return super().formfield_for_manytomany(db_field, request, **kwargs)  # type: ignore[misc]
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        self._verify_open(request)
+        response = super().changelist_view(request, *args, **kwargs)  # type: ignore[misc]
+        return self._telling(request, response)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        self._verify_open(request)
+        response = super().changeform_view(request, *args, **kwargs)  # type: ignore[misc]
+        return self._telling(request, response)
+
+    def _verify_open(self, request: HttpRequest) -> None:
+        """Raises PermissionDenied, naming the access policies, when it is they that keep this person out."""
+        principal = self.principal(request)
+        if not principal.circumstances.policies or self.has_view_permission(request):
+            return
+        for permission in (self.read_permission, self.write_permission):
+            if permission is not None:
+                try:
+                    principal.verify_anywhere(permission)
+                except AccessDenied as denial:
+                    raise PermissionDenied(str(denial)) from denial
+
+    def _telling(self, request: HttpRequest, response: Any) -> Any:
+        """Says above a page which access policies withhold rows or acts of it."""
+        if isinstance(response, TemplateResponse) and (denial := self.principal(request).withheld()):
+            messages.warning(request, denial)
+        return response
 
     def choices_of(self, request: HttpRequest, model: type[models.Model]) -> models.QuerySet[Any]:
         """The rows of another model that a form may offer and accept."""

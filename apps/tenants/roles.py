@@ -24,6 +24,24 @@ class Permission(StrEnum):
     USER_MANAGE = "user:manage"
 
 
+class Resource(StrEnum):
+    """What an action is done to, as access policies tell it apart."""
+
+    SWARM = "swarm"
+    TASK = "task"
+    POOL = "pool"
+    BUDGET = "budget"
+    COST = "cost"
+    AUDIT = "audit"
+    USER = "user"
+    TOKEN = "token"
+
+    @classmethod
+    def of(cls, permission: Permission) -> Resource:
+        """What a permission is about, unless the act says otherwise: the noun in it."""
+        return cls(permission.partition(":")[0])
+
+
 class Role(models.TextChoices):
     ADMIN = "admin"
     DEVELOPER = "developer"
@@ -74,3 +92,22 @@ def granted(gives: str) -> frozenset[Permission]:
     held = PERMISSIONS.get(gives) or frozenset(p for p in P if p == gives)
     on_it = held & ON_ONE_SWARM
     return on_it | {P.SWARM_READ} if on_it else on_it
+
+
+MEANING: dict[Permission, str] = {
+    P.SWARM_CREATE: "submit swarms",
+    P.SWARM_READ: "see swarms, their tasks, results, events and archives",
+    P.SWARM_UPDATE: "pause, resume and retry",
+    P.SWARM_DELETE: "delete what is kept of swarms",
+    P.SWARM_TERMINATE: "stop swarms for good",
+    P.POOL_READ: "see how full the resource pool is",
+    P.POOL_UPDATE: "make the pool larger or smaller",
+    P.BUDGET_READ: "see budgets and how they stand",
+    P.BUDGET_UPDATE: "make and change budgets",
+    P.COST_READ: "see the ledger, reports, statements and advice",
+    P.COST_UPDATE: "correct what is owed, close months, set prices and rates",
+    P.COST_RECORD: "report costs of agents elsewhere, and reserve for them",
+    P.AUDIT_READ: "read the audit trail, and see who can do what",
+    P.USER_MANAGE: "manage people, grants, tokens and access policies",
+}
+"""What each permission is for, in the words of the reference page."""

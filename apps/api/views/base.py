@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from apps.api.limits import Standing, address_of, take
-from apps.tenants.access import Principal, principal_of_request
+from apps.tenants.access import AccessDenied, Principal, principal_of_request
 from apps.tenants.models import ApiToken
 
 Row = TypeVar("Row", bound=Model)
@@ -62,6 +62,8 @@ class Door(Limited):
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """The answer is for this caller alone: nobody on the way keeps it."""
+        if response.status_code == 200 and request.method in ("GET", "HEAD") and (denial := self.principal.shut_out()):
+            response = self.handle_exception(AccessDenied(denial))
         response.setdefault("Cache-Control", "no-store")
         return super().finalize_response(request, response, *args, **kwargs)
 
@@ -85,6 +87,8 @@ class Door(Limited):
         """The one row, of those the caller may see. Raises NotFound, the same for hidden and for missing ones."""
         found = rows.filter(**lookup).first()
         if found is None:
+            if denial := self.principal.withheld():
+                raise AccessDenied(denial)
             raise NotFound(f"There is no such {rows.model._meta.verbose_name}, or you may not see it.")
         return found
 

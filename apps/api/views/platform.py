@@ -27,11 +27,11 @@ class Me(Door):
                 "slug": tenant.slug,
                 "name": tenant.name,
                 "time_zone": tenant.time_zone,
-                "permissions": everything if by.everything else sorted(by.permissions[tenant.pk]),
+                "permissions": sorted(map(str, by.held_in(tenant.pk))),
             }
             for tenant in by.tenants(None)
         ]
-        held = everything if by.everything else sorted({name for names in by.permissions.values() for name in names})
+        held = everything if by.everything else sorted({name for each in by.permissions for name in by.held_in(each)})
         token = request.auth if isinstance(request.auth, ApiToken) else None
         me = {"user": request.user, "token": token, "tenants": tenants, "permissions": held}
         return Response(MeSerializer(me).data)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -42,6 +42,10 @@ class ConsoleView(View):
             response = super().dispatch(request, *args, **kwargs)
         except AccessDenied as denied:
             raise PermissionDenied(str(denied)) from denied
+        except Http404 as missing:
+            if denial := self.principal.withheld():
+                raise PermissionDenied(denial) from missing
+            raise
         add_never_cache_headers(response)
         return response
 

@@ -68,7 +68,7 @@ class Submit(Page):
                 swarm = submit(source, tenant=tenant, by=self.principal, user=user)
             except specs.SpecInvalid as invalid:
                 errors = invalid.errors
-            except CannotSubmit as cannot:
+            except (CannotSubmit, AccessDenied) as cannot:
                 refused = str(cannot)
             else:
                 messages.success(request, f"{swarm.name} is submitted.")

@@ -15,7 +15,7 @@ from apps.swarms import progress, stopping
 from apps.swarms.models import FailureCode, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import CannotAct
 from apps.tenants.access import Principal
-from apps.tenants.roles import Permission
+from apps.tenants.roles import Permission, Resource
 from portal.notify import Channel, notify
 
 __all__ = ["CannotAct", "pause", "resume", "retry_failed", "retry_task", "terminate"]
@@ -132,7 +132,8 @@ def retry_task(task: Task, *, by: Principal, now: dt.datetime | None = None) -> 
 def _retry(swarm: Swarm, task_id: uuid.UUID | None, *, by: Principal, now: dt.datetime) -> Swarm:
     with transaction.atomic():
         swarm = _locked(swarm)
-        by.verify(Permission.SWARM_UPDATE, swarm.tenant_id, swarm_id=swarm.pk)
+        about = Resource.TASK if task_id else Resource.SWARM
+        by.verify(Permission.SWARM_UPDATE, swarm.tenant_id, swarm_id=swarm.pk, resource=about)
         swarm.verify_retry()
         failed = Task.objects.filter(swarm=swarm, status=TaskStatus.FAILED)
         if task_id:

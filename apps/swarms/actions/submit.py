@@ -25,6 +25,7 @@ from apps.swarms.spec_errors import Found, Suggestions, listed
 from apps.swarms.specs import AgentSpec, SwarmSpec, examine
 from apps.tenants.access import Principal
 from apps.tenants.models import Tenant, User
+from apps.tenants.policies import UNLIMITED
 from apps.tenants.roles import Permission
 from portal.ids import uuid7
 from portal.notify import Channel, notify
@@ -50,7 +51,7 @@ def submit(
     new; AccessDenied without the permission.
     """
     now = now or timezone.now()
-    by.verify(Permission.SWARM_CREATE, tenant.pk)
+    by.verify_held(Permission.SWARM_CREATE, tenant.pk)
     if not tenant.is_active:
         raise CannotSubmit(f"The tenant {tenant.slug} is not active: it can submit nothing new.")
     examined = examine(source)
@@ -61,6 +62,8 @@ def submit(
         here += _problems_of_size(examined.spec, tenant)
     examined.found += [_blamed(problem, overridden) for problem in here if problem.path not in taken]
     spec = examined.verify()
+    # Without a budget of its own, nothing of the run's limits what is at stake.
+    by.verify(Permission.SWARM_CREATE, tenant.pk, amount=UNLIMITED if spec.budget is None else spec.budget)
     with transaction.atomic():
         return _write(spec, examined.data, overridden, tenant, by, user, now)
 

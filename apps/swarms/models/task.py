@@ -9,7 +9,7 @@ from django.db.models import Q
 
 from apps.swarms.models.swarm import Agent, Step, Swarm
 from apps.tenants.access import Principal
-from apps.tenants.roles import Permission
+from apps.tenants.roles import Permission, Resource
 from portal.ids import uuid7
 
 
@@ -51,7 +51,9 @@ class FailureCode(models.TextChoices):
 class TaskQuerySet(models.QuerySet["Task"]):
     def visible_to(self, principal: Principal, permission: Permission = Permission.SWARM_READ) -> TaskQuerySet:
         """The tasks of swarms on which the principal has the permission."""
-        found: TaskQuerySet = principal.limit(self, permission, "swarm__tenant_id", swarm_path="swarm_id")
+        found: TaskQuerySet = principal.limit(
+            self, permission, "swarm__tenant_id", swarm_path="swarm_id", resource=Resource.TASK
+        )
         return found
 
     def named(self) -> TaskQuerySet:

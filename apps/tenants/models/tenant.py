@@ -47,6 +47,9 @@ class Tenant(models.Model):  # type: ignore[django-manager-missing]
         default=CallsInFlight.FINISH,
         help_text="What becomes of them when a hard budget is used up and stops their swarm.",
     )
+    attributes = models.JSONField(
+        default=dict, blank=True, help_text='What access policies can ask for, such as {"tier": "trial"}.'
+    )
     is_active = models.BooleanField(default=True, help_text="An inactive tenant submits nothing new.")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -56,6 +59,12 @@ class Tenant(models.Model):  # type: ignore[django-manager-missing]
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Raises ValidationError unless its attributes are a JSON object."""
+        self.attributes = self.attributes or {}
+        if not isinstance(self.attributes, dict):
+            raise ValidationError({"attributes": 'Give a JSON object, such as {"tier": "trial"}.'})
 
     @property
     def zone(self) -> zoneinfo.ZoneInfo:
