@@ -9,7 +9,9 @@ from typing import Any
 
 import jwt
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from apps.audit.models import AuditEntry
@@ -211,6 +213,28 @@ def test_what_providers_may_do_differently(
     provider.set(**set_up)
     assert log_in(client, "ada").status_code == 302, why
     provider.set(rotate="RS256")
+
+
+def test_a_login_takes_the_same_queries_however_many_groups_and_rules_there_are(
+    idp: IdentityProvider, provider: Provider, acme: Tenant, client: Client
+) -> None:
+    log_in(client, "ada")
+    counts = []
+    for rules, groups in ((2, 2), (40, 300)):
+        for n in range(rules):
+            GroupRule.objects.get_or_create(provider=idp, group=f"team-{n}", tenant=acme, role="operator")
+        set_groups(provider, "desk-operators", *(f"team-{n}" for n in range(groups)))
+        answer = answer_of(begin(client), "ada")
+        with CaptureQueriesContext(connection) as queries:
+            assert client.get(answer).status_code == 302
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
+    assert counts[0] <= 28
+    for n in range(5):
+        IdentityProvider.objects.create(slug=f"p{n}", name=f"p{n}", issuer=f"https://p{n}.example", client_id="x")
+    with CaptureQueriesContext(connection) as queries:
+        Client().get("/login/")
+    assert len(queries) == 1
 
 
 # -- being refused ---------------------------------------------------------------------------------------------------
