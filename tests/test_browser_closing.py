@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from django.utils import timezone
 
@@ -75,7 +78,7 @@ def test_finance_closes_a_month_and_corrects_an_entry_by_clicking(tab: OpenTab, 
     picture(window, "corrected")
     correction = LedgerEntry.objects.get(corrects=wrong)
     assert correction.amount == -6_750_000_000
-    page.click(f"main a:has-text('entry {correction.pk}') >> nth=0")
+    page.click(f"a:has-text('entry {correction.pk}') >> nth=0")
     page.wait_for_selector("text=The call was billed ten times.")
     assert page.locator("text=Correct this entry").count() == 0
     verify(window, hosts)
@@ -88,6 +91,8 @@ def test_finance_closes_a_month_and_corrects_an_entry_by_clicking(tab: OpenTab, 
     for size in ("A4", "Letter"):
         paper = page.pdf(format=size, prefer_css_page_size=False, print_background=False)
         assert paper.startswith(b"%PDF")
+        if folder := os.environ.get("SCREENSHOTS"):
+            (Path(folder) / f"statement-{size}.pdf").write_bytes(paper)
         assert 2 <= paper.count(b"/Type /Page\n") + paper.count(b"/Type /Page ") <= 6
 
     current = f"{timezone.now().astimezone(acme.zone):%Y-%m}"
