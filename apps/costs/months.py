@@ -132,7 +132,7 @@ def _owed_by_month(
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT tenant_id, to_char(day, 'YYYY-MM'), sum(amount)::bigint, sum(entries)::bigint FROM (
+            SELECT tenant_id, date_trunc('month', day::timestamp), sum(amount)::bigint, sum(entries)::bigint FROM (
                 SELECT tenant_id, day, llm + infrastructure + storage + adjustment AS amount, entries
                 FROM costs_daytotal AS d WHERE {of("d", tenant_ids)} AND day BETWEEN %(first)s AND %(last)s
                 UNION ALL SELECT tenant_id, day, amount, 1 FROM ({tail.sql}) AS tail
@@ -140,4 +140,4 @@ def _owed_by_month(
             """,
             tail.params,
         )
-        return {(tenant_id, period): (amount, entries) for tenant_id, period, amount, entries in cursor}
+        return {(tenant_id, f"{first:%Y-%m}"): (amount, entries) for tenant_id, first, amount, entries in cursor}
