@@ -1,8 +1,12 @@
 import os
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+# Each request has a thread of its own here, and a connection belongs to its thread: one that is kept is never used
+# again, it only takes up a place among the connections of the database.
+settings.DATABASES["default"]["CONN_MAX_AGE"] = 0
 django_application = get_asgi_application()
 
 from channels.auth import AuthMiddlewareStack  # noqa: E402

@@ -299,4 +299,19 @@
   });
   addEventListener("online", () => socket || connect());
   connect();
+
+  // -- copying -------------------------------------------------------------------------------------------------------
+
+  body.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const field = document.getElementById(button.dataset.copy);
+    field.select();
+    try {
+      await navigator.clipboard.writeText(field.value);
+    } catch {
+      document.execCommand("copy"); // pages without TLS have no clipboard of their own
+    }
+    button.querySelector("span:last-child").textContent = "Copied";
+  });
 })();

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from apps.console.views import account, oidc, overview, submit, swarms, tasks
+from apps.console.views import account, oidc, overview, submit, swarms, tasks, tokens
 
 app_name = "console"
 urlpatterns = [
@@ -14,6 +14,8 @@ urlpatterns = [
     path("swarms/", swarms.SwarmList.as_view(), name="swarms"),
     path("swarms/<uuid:pk>/", swarms.SwarmPage.as_view(), name="swarm"),
     path("swarms/<uuid:pk>/<slug:act>/", swarms.SwarmAct.as_view(), name="swarm-act"),
+    path("tokens/", tokens.Tokens.as_view(), name="tokens"),
+    path("tokens/<uuid:pk>/revoke/", tokens.TokenRevoke.as_view(), name="token-revoke"),
     path("tasks/<uuid:pk>/", tasks.TaskPage.as_view(), name="task"),
     path("tasks/<uuid:pk>/retry/", tasks.TaskRetry.as_view(), name="task-retry"),
 ]

@@ -6,9 +6,10 @@ import time
 from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
+from django.http import Http404
 from django.urls import Resolver404, resolve
 from drf_spectacular.utils import extend_schema
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, NotFound, Throttled
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, NotFound, Throttled, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -40,6 +41,14 @@ class Limited(APIView):
             self._count(self.limit_policy or "session", f"user {request.user.pk}")
         else:
             self._count("address", address_of(request.META.get("REMOTE_ADDR")))
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        """Raises ValidationError for a ``format`` that there is none of."""
+        try:
+            return super().perform_content_negotiation(request, force)
+        except Http404:
+            names = " or ".join(renderer.format for renderer in self.renderer_classes)
+            raise ValidationError({"format": [f"Answers come as {names}."]}, "invalid") from None
 
     def _count(self, policy: str, who: str) -> None:
         self._standing = standing = take(policy, who, now=time.time())
