@@ -245,14 +245,19 @@ class EncryptedTextField(models.Field):
         value = getattr(model_instance, self.attname)
         if not isinstance(value, Secret) or not value:
             return value
-        if value.sealed:
-            if add:
-                value.reveal()  # a copy of another row, which would never open again
+        if value.sealed and add:
+            value.reveal()  # a copy of another row would never open again
+        if value.sealed and keyring().is_current(value.sealed):
             return value
         place = _place(model_instance)
         if place is None:
             raise CannotOpen("The row has no primary key yet, which its secret is bound to.")
-        sealed = keyring().seal(value.reveal(), purpose=self.purpose, place=place)
+        try:
+            # A row that was loaded before its secret was sealed anew must not bring the older key back.
+            text = value.reveal()
+        except CannotOpen:
+            return value  # lost until its key is back; what else is saved of the row is not
+        sealed = keyring().seal(text, purpose=self.purpose, place=place)
         value = model_instance.__dict__[self.attname] = Secret.from_sealed(sealed, self.purpose, place)
         return value
 

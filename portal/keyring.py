@@ -94,6 +94,10 @@ class Keyring:
         """Ids of the keys, the current one first."""
         return tuple(self._keys)
 
+    def is_current(self, sealed: str) -> bool:
+        """Whether a text is sealed with the current key."""
+        return sealed.startswith(f"{PREFIX}{self.current.id}.")
+
     def seal(self, text: str, *, purpose: str, place: str) -> str:
         """``text`` sealed with the current key, for one purpose ("table.column") and one place in it (a row's key)."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -51,7 +51,7 @@ FORBIDDEN = """() => {
   });
 }"""
 EVERY_FORM = ("changelist", "add")
-FORMS = ("tenants.Tenant", "tenants.User", "tenants.Membership", "costs.Budget", "costs.Price", "providers.Provider")
+FORMS = ("tenants.User", "costs.Budget", "providers.Provider")
 PAGES = (
     "/admin/",
     "/admin/costs/report/?from=2026-11-01&to=2026-11-24",

@@ -345,6 +345,21 @@ def test_rotation_that_was_cut_off_goes_on_where_it_was(boxes: type[Box], settin
     assert [read(box) for box in made] == [f"{n}" for n in range(7)]
 
 
+def test_a_row_loaded_before_rotation_does_not_bring_the_old_key_back(boxes: type[Box], settings: Any) -> None:
+    made = boxes.objects.create(secret=TEXT)
+    stale = boxes.objects.get(pk=made.pk)
+    settings.VAULT_MASTER_KEY = BOTH
+    assert rotate_secrets("--wet-run")[0] == 0
+    stale.name = "changed"
+    stale.save()
+    assert rotate_secrets()[0] == 0
+    settings.VAULT_MASTER_KEY = OTHER
+    stale.name = "again"
+    stale.save()  # its secret is lost for now, the row is not
+    settings.VAULT_MASTER_KEY = NEW
+    assert (read(stale), boxes.objects.get().name) == (TEXT, "again")
+
+
 def test_rows_that_do_not_open_are_told_and_left(boxes: type[Box], settings: Any) -> None:
     lost, kept = boxes.objects.create(secret="lost"), boxes.objects.create(secret="kept")
     settings.VAULT_MASTER_KEY = OTHER

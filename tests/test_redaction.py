@@ -101,7 +101,7 @@ def test_a_known_value_goes_wherever_it_stands(value: str, around: str) -> None:
 def test_it_takes_time_in_proportion_to_the_text() -> None:
     begun = timezone.now()
     for piece in ("a-", "a_", "a.b-", "password_", "cookie ", "bearer ", "a://b:", "'", "password='", "eyJ"):
-        redacted(piece * (200_000 // len(piece)))
+        redacted(piece * (60_000 // len(piece)))
     assert (timezone.now() - begun).total_seconds() < 30
 
 

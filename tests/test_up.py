@@ -144,7 +144,7 @@ def test_a_busy_port_is_one_line_before_anything_starts(data_dir: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"up: Port {port} on 127.0.0.1 is in use.")
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
-    assert not data_dir.exists()
+    assert not (data_dir / "postgres").exists()
 
 
 def test_a_broken_data_folder_is_one_line(data_dir: Path) -> None:
