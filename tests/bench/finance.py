@@ -308,7 +308,8 @@ def main() -> None:
         line = f"{figures.name:24} p50 {figures.p50_ms:7.1f} ms  p95 {figures.p95_ms:7.1f} ms  ({figures.n} requests)"
         target = figures.target_ms
         print(line + (judged(figures.p95_ms < target, f"{target} ms") if target else ""))
-    print(f"memory of the web process: {found.web_pss_mb:.0f} MB")
+    if found.web_pss_mb:
+        print(f"memory of the web process: {found.web_pss_mb:.0f} MB")
     if found.focus:
         figure = found.focus
         line = f"FOCUS: {figure.entries:,} entries in {figure.seconds:.1f} s, {figure.peak_mb:.0f} MB of memory at most"
