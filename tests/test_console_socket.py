@@ -22,8 +22,10 @@ from apps.console.hub import Message, Subscriber
 from apps.events.log import NewEvent, emit
 from apps.events.models import Event
 from apps.swarms.models import Swarm
-from apps.tenants.access import Principal
+from apps.tenants.access import Principal, principal_of
+from apps.tenants.granting import give
 from apps.tenants.models import Membership, Tenant, User
+from apps.tenants.roles import Role
 from portal.asgi import application
 from tests.browser import session_of
 from tests.swarms import StepOf, make_swarm
@@ -234,6 +236,31 @@ def test_the_outsider_gets_nothing_live_replayed_or_by_subscription(
     run(scenario)
 
 
+def test_an_outsider_with_a_grant_hears_of_that_swarm_alone(  # A1 A5
+    operator: User, outsider: User, owner: User, acme: Tenant
+) -> None:
+    swarm, other = (make_swarm(acme, [StepOf("read")]) for _ in range(2))
+    give(outsider, swarm.pk, acme, gives="swarm:read", reason="Helps.", by=principal_of(owner))
+    for each in (other, swarm):
+        happened(acme, swarm_id=each.pk)
+    before = list(Event.objects.filter(swarm_id=swarm.pk).order_by("pk").values_list("pk", flat=True))
+
+    async def scenario() -> None:
+        async with socket(outsider, "?after=0") as client:
+            assert [e["id"] for e in await client.hear_events(len(before))] == before
+            for hidden in (other.pk, None):
+                await call(happened, acme, swarm_id=hidden)
+            await call(happened, acme, "ledger.entry", swarm_id=swarm.pk)
+            shown = await call(happened, acme, swarm_id=swarm.pk)
+            assert [e["id"] for e in await client.hear_events(1)] == [shown]
+            await client.say({"type": "subscribe", "swarm": str(other.pk)})
+            assert (await client.hear())["type"] == "error"
+            await client.say({"type": "subscribe", "swarm": str(swarm.pk)})
+            assert (await client.hear())["type"] == "subscribed"
+
+    run(scenario)
+
+
 def test_money_is_told_to_those_who_may_see_it_and_the_platform_to_its_admins(
     finance: User, developer: User, platform_admin: User, acme: Tenant
 ) -> None:
@@ -342,14 +369,16 @@ def test_a_burst_of_hints_is_read_in_a_few_reads_for_all_sockets(operator: User,
 
 
 def test_permissions_that_are_taken_away_end_what_is_sent(
-    operator: User, viewer: User, acme: Tenant, monkeypatch: pytest.MonkeyPatch
+    operator: User, viewer: User, acme: Tenant, rival: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert consumers.HEARTBEAT_S <= 30
     monkeypatch.setattr(consumers, "HEARTBEAT_S", 0.3)
+    # With a role elsewhere, the account stays open: without any, the socket would close.
+    Membership.objects.create(user=operator, tenant=rival, role=Role.VIEWER)
 
     async def scenario() -> None:
         async with socket(operator) as client:
-            await call(Membership.objects.filter(user=operator).delete)
+            await call(Membership.objects.filter(user=operator, tenant=acme).delete)
             assert await client.hear() == {"type": "heartbeat"}
             await call(happened, acme)
             for _ in range(3):

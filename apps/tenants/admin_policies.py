@@ -92,7 +92,7 @@ class PolicyForm(forms.ModelForm):
     weekdays = Boxes([(number, name) for number, name in enumerate(DAYS)], int, label="Allowed on")
     networks = Lines(
         required=False,
-        label="Allowed from",
+        label="Allowed from networks",
         help_text="Networks such as 10.0.0.0/8, one a line. Requests from elsewhere are denied. Empty: from anywhere.",
     )
 
