@@ -23,7 +23,7 @@ class BudgetPeriodAdmin(ReadOnly, TenantModelAdmin):
     tenant_path = "budget__tenant_id"
     is_audited = False
     huge = True
-    list_display = ("period_key", "budget_link", "who", "committed", "spent_usd", "reserved_usd", "overage_usd", "ends")
+    list_display = ("period_key", "budget_link", "who", "committed", "spent_usd", "overage_usd", "ends")
     list_filter = (TenantFilter, ("budget__enforcement", ChoicesDropdownFilter), ("starts_at", DateRangeFilter))
     search_fields = ("budget__name", "key", "holder")
     list_select_related = ("budget", "budget__tenant")
@@ -43,7 +43,6 @@ class BudgetPeriodAdmin(ReadOnly, TenantModelAdmin):
     reserved_exact = usd_exact("reserved", "Reserved by calls in flight")
     overage_exact = usd_exact("overage", "Billed beyond reservations")
     spent_usd = usd_column("spent", "Spent")
-    reserved_usd = usd_column("reserved", "Reserved")
     overage_usd = usd_column("overage", "Overage")
     starts = when_column("starts_at", "Starts")
     ends = when_column("ends_at", "Ends")
