@@ -21,7 +21,7 @@ class ReporterFilter(SafeExceptionReporterFilter):
 
     def cleanse_setting(self, key: Any, value: Any) -> Any:
         clean = super().cleanse_setting(key, value)
-        return redacted(clean) if isinstance(clean, str) else clean
+        return redacted(str(clean)) if isinstance(clean, str) else clean  # str: it may be a lazy one
 
     def get_post_parameters(self, request: HttpRequest | None) -> dict[str, Any]:
         return {name: self.cleanse_setting(name, value) for name, value in super().get_post_parameters(request).items()}
