@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 import time
+from contextlib import suppress
 
 from tests.bench.setting import setting
 
@@ -31,7 +32,10 @@ def main() -> int:
         settings.API_LIMITS = dict.fromkeys(settings.API_LIMITS, 0)
         settings.ALLOWED_HOSTS = ["testserver"]
         started = time.monotonic()
-        found = world().run(examples=arguments.examples, only=arguments.only, seed=arguments.seed)
+        fuzzer = world()
+        with suppress(KeyboardInterrupt):  # Ctrl-C: what was found so far
+            fuzzer.run(examples=arguments.examples, only=arguments.only, seed=arguments.seed)
+        found = fuzzer.found
     for fault, sent in found.faults.items():
         sys.stdout.write(f"{fault}\n    {sent}\n")
     statuses = ", ".join(f"{count} x {status}" for status, count in sorted(found.answers.items()))
