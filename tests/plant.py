@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from django.db import connection, connections
 
+from tests.plugin import folder_in_memory
 from tests.running import ROOT, wait_until
 
 START_S = 40
@@ -117,7 +118,7 @@ class Plant:
 @contextmanager
 def plant(*, lease_s: int = 30, grace_s: int = 45) -> Iterator[Plant]:
     """A migrated plant without processes yet; Django's default connection points at its database meanwhile."""
-    directory = Path(tempfile.mkdtemp(prefix="swarmdesk-plant-"))
+    directory = Path(tempfile.mkdtemp(prefix="swarmdesk-plant-", dir=folder_in_memory()))
     directory.chmod(0o755)
     made = Plant(directory, lease_s=lease_s, grace_s=grace_s)
     usual = dict(connection.settings_dict)
