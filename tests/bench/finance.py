@@ -111,8 +111,8 @@ def average_tenant() -> Any:
     return Tenant.objects.get(pk=closest["tenant_id"])
 
 
-def askers() -> dict[str, tuple[dict[str, str], dict[str, str]]]:
-    """Who asks: headers of a browser's session and of an API client, by name."""
+def askers() -> dict[str, tuple[dict[str, str], dict[str, str], str]]:
+    """Who asks: headers of a browser's session and of an API client, and a tenant's slug, by name."""
     from django.test import Client
 
     from apps.audit.trail import Actor
@@ -137,12 +137,12 @@ def askers() -> dict[str, tuple[dict[str, str], dict[str, str]]]:
         if tenant:
             _, text = create_token(user, tenant, life=dt.timedelta(days=1), by=Actor("system", "bench"))
             api = {"Authorization": f"Bearer {text}"}
-        found[name] = (session, api)
+        found[name] = (session, api, tenant.slug if tenant else "seeded-0001")
     return found
 
 
-def questions() -> dict[str, list[str]]:
-    """The addresses that are asked for, by what they are."""
+def questions(slug: str) -> dict[str, list[str]]:
+    """The addresses that are asked for, by what they are; a draft is that of the tenant with this slug."""
     from django.urls import reverse
 
     last = yesterday()
@@ -164,6 +164,8 @@ def questions() -> dict[str, list[str]]:
             f"{ledger}?period=custom&from={old}&to={old}",
             f"{ledger}?period=any_time&unsettled=yes",
         ],
+        "statements": [reverse("admin:costs_statement_changelist")],
+        "a draft": [reverse("admin:costs_statement_page", args=[slug, f"{last:%Y-%m}"])],
         "API report": [
             "/api/v1/costs/report/",
             *(f"/api/v1/costs/report/?{span}&group_by={each}" for span, each in zip(spans, by, strict=True)),
@@ -193,8 +195,8 @@ def measure_pages(place: Setting, found: Findings) -> None:
     who = askers()
     with web(place) as (address, process):
         connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
-        for name, (session, api) in who.items():
-            for kind, paths in questions().items():
+        for name, (session, api, slug) in who.items():
+            for kind, paths in questions(slug).items():
                 headers = api if kind.startswith("API") else session
                 took: list[tuple[float, str]] = []
                 for turn in range(ROUNDS):
