@@ -7,6 +7,7 @@ import functools
 import pytest
 from django.contrib.auth.hashers import make_password
 
+from apps.api import limits
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
 from tests.browser import web_server
@@ -78,3 +79,9 @@ def platform_admin(db: None) -> User:
         is_staff=True,
         is_superuser=True,
     )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_asked_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rate limits count the requests of a process: those of one test are not those of another."""
+    monkeypatch.setattr(limits, "_counter", limits.Counter())

@@ -41,10 +41,20 @@ def said(log: io.StringIO, text: str, seconds: float = 20) -> bool:
     return text in log.getvalue()
 
 
+_EARLIER = set[int]()
+
+
+@pytest.fixture(autouse=True)
+def _those_of_earlier_tests() -> None:
+    """What the whole test run shares, such as its database and web server, is there before."""
+    _EARLIER.clear()
+    _EARLIER.update(child.pid for child in psutil.Process().children())
+
+
 def children() -> list[psutil.Process]:
-    """The living children of this process, but for the keeper of the test run's database."""
+    """The living children of this process that this test has started."""
     found = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in found if "portal.embedded" not in child.cmdline()]
+    return [child for child in found if child.pid not in _EARLIER]
 
 
 @pytest.mark.parametrize(("failures", "wait_s"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (9, 15.0), (10, None)])

@@ -21,7 +21,8 @@ from apps.costs.exports.files import ExportDiffers, export
 from apps.costs.exports.formats import WRITERS, Format, file_name
 from apps.costs.models import Kind, Price, StatementExport
 from apps.tenants.access import AccessDenied, principal_of, principal_of_command
-from apps.tenants.models import Tenant, User
+from apps.tenants.models import Membership, Tenant, User
+from apps.tenants.roles import Role
 from tests.focus import violations
 from tests.statements import OCTOBER, call, entry, october_of, one_of_each, rows_of
 from tests.workbooks import sheets_of
@@ -199,6 +200,7 @@ def test_the_outsider_is_not_offered_the_tenant_and_gets_nothing(acme: Tenant, o
 
 def test_staff_without_a_role_that_reads_costs_cannot_open_the_page(acme: Tenant, db: None) -> None:
     nobody = User.objects.create(username="nobody")
+    Membership.objects.create(user=nobody, tenant=acme, role=Role.COMPLIANCE)
     assert staff(nobody).get(reverse(PAGE)).status_code == 403
 
 

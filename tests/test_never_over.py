@@ -28,12 +28,14 @@ SECONDS = 15.0  # at most; they end when nothing fits any more
 KILLS = 4
 
 
-def hammer(url: str, seed: int | str, tenant: Tenant, *, module: str = "tests.hammer") -> None:
+def hammer(
+    url: str, seed: int | str, tenant: Tenant, *, module: str = "tests.hammer", seconds: float = SECONDS
+) -> None:
     """Runs the processes and kills some of them at random moments. Fails on any error of the others."""
     rng = random.Random(seed)
     kill_at = sorted(rng.sample(range(3, 20), KILLS))
     with subprocess.Popen(
-        [sys.executable, "-m", module, str(seed), str(tenant.pk), str(SECONDS)],
+        [sys.executable, "-m", module, str(seed), str(tenant.pk), str(seconds)],
         env={**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "portal.settings"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -139,14 +139,20 @@ def log(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     written, stdout, usual = io.StringIO(), sys.stdout, structlog.get_config()
     root = logging.getLogger()
     kept = root.handlers[:], root.level
+    # Loggers keep the list of processors that they were first used with, so it stays the same list throughout.
+    processors: list[Any] = usual["processors"]
+    usually = processors[:]
     sys.stdout = written
     try:
         logs.configure(getattr(request, "param", "json"))
+        processors[:] = structlog.get_config()["processors"]
+        structlog.configure(**usual)
         yield written
     finally:
         sys.stdout = stdout
-        structlog.configure(**usual)
         logs.configure("console")
+        processors[:] = usually
+        structlog.configure(**usual)
         root.handlers[:], root.level = kept
 
 

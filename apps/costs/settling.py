@@ -202,9 +202,10 @@ def charge_expired(*, now: dt.datetime, limit: int = 1000) -> int:
         with connection.cursor() as cursor:
             cursor.execute(
                 f"""
-                DELETE FROM costs_reservation WHERE id IN (
+                WITH due AS MATERIALIZED (  -- once: run again for each row of a join, it would find others each time
                     SELECT id FROM costs_reservation WHERE expires_at <= %s ORDER BY expires_at
                     LIMIT %s FOR UPDATE SKIP LOCKED)
+                DELETE FROM costs_reservation WHERE id IN (SELECT id FROM due)
                 RETURNING {_HELD}
                 """,
                 [now, limit],
