@@ -45,6 +45,11 @@ def folder_in_memory() -> str | None:
     return None
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Test processes for ``-n auto``: one more than there are processors, because many tests wait for others."""
+    return (os.cpu_count() or 1) + 1
+
+
 def _remove_left_behind(folder: Path) -> None:
     """Removes what runs that were killed left an hour ago or longer; their servers ended with them."""
     for left in folder.glob(f"{_PREFIX}*"):

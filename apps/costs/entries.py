@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from django.db import connection
@@ -48,50 +50,55 @@ class NewEntry:
     note: str = ""
 
 
-def _field(name: str) -> Callable[[NewEntry], Any]:
-    return lambda entry: getattr(entry, name)
-
-
-def _rate(place: int) -> Callable[[NewEntry], int | None]:
-    return lambda entry: entry.rates[place] if entry.rates else None
-
-
-_COLUMNS: dict[str, tuple[str, Callable[[NewEntry], Any]]] = {
-    **{name: ("uuid", _field(name)) for name in ("tenant_id", "subject_id", "swarm_id", "task_id", "attempt_id")},
-    "reservation_id": ("uuid", _field("reservation_id")),
-    **{name: ("text", _field(name)) for name in ("agent", "model", "external_id", "run", "note")},
-    "kind": ("text", lambda entry: str(entry.kind)),
-    **{name: ("bigint", _field(name)) for name in ("input_tokens", "output_tokens", "amount", "corrects")},
-    **{name: ("bigint", _field(name)) for name in ("cache_read_tokens", "cache_write_tokens", "unit_price")},
-    **{f"{name}_per_mtok": ("bigint", _rate(n)) for n, name in enumerate(("input", "output"))},
-    **{f"{name}_per_mtok": ("bigint", _rate(n)) for n, name in enumerate(("cache_read", "cache_write"), 2)},
-    "quantity": ("numeric", _field("quantity")),
-    "unsettled": ("bool", _field("unsettled")),
-    # An array of arrays must be rectangular, so each list of periods travels as text.
-    "period_ids": ("text", lambda entry: "{" + ",".join(map(str, entry.period_ids)) + "}"),
+_PRICES = ("input_per_mtok", "output_per_mtok", "cache_read_per_mtok", "cache_write_per_mtok")
+_TYPES: dict[str, str] = {
+    "at": "timestamptz",
+    **dict.fromkeys(("tenant_id", "subject_id", "swarm_id", "task_id", "attempt_id", "reservation_id"), "uuid"),
+    **dict.fromkeys(("agent", "kind", "model", "external_id", "run", "note"), "text"),
+    **dict.fromkeys(("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"), "bigint"),
+    **dict.fromkeys(("unit_price", "amount", "corrects", *_PRICES), "bigint"),
+    "quantity": "numeric",
+    "unsettled": "bool",
+    "period_ids": "bigint[]",
 }
-"""By column: the type it travels as, and its value of an entry."""
+"""By column of the ledger: its type."""
 
-_INSERT = """
-    INSERT INTO costs_ledgerentry (at, {columns})
-    SELECT coalesce(e.at, %s), {values}
-    FROM unnest(%s::timestamptz[], {arrays}) WITH ORDINALITY AS e (at, {columns}, place)
-    ORDER BY e.place RETURNING id
-""".format(
-    columns=", ".join(_COLUMNS),
-    values=", ".join("e.period_ids::bigint[]" if name == "period_ids" else f"e.{name}" for name in _COLUMNS),
-    arrays=", ".join(f"%s::{kind}[]" for kind, _ in _COLUMNS.values()),
-)
+_PLAIN = tuple(name for name in _TYPES if name not in _PRICES)
+_values = attrgetter(*_PLAIN, "rates")
+_NO_RATES = (None,) * len(_PRICES)
 
 
 def write(entries: Sequence[NewEntry], *, now: dt.datetime | None) -> list[int]:
     """Adds entries to the ledger in the current transaction, in the order given; their ids in that order.
 
-    The database refuses entries of a period that is closed.
+    The database refuses entries of a month that is closed.
     """
     if not entries:
         return []
-    arrays = [[value(entry) for entry in entries] for _, value in _COLUMNS.values()]
+    *plain, rates = zip(*map(_values, entries), strict=True)
+    columns: dict[str, Sequence[Any]] = dict(zip(_PLAIN, plain, strict=True))
+    columns |= zip(_PRICES, zip(*(each or _NO_RATES for each in rates), strict=True), strict=True)
+    columns["at"] = [at or now for at in columns["at"]]
+    columns["kind"] = [str(kind) for kind in columns["kind"]]
+    # An array of arrays must be rectangular, so each list of periods travels as text.
+    columns["period_ids"] = [f"{{{','.join(map(str, ids))}}}" for ids in columns["period_ids"]]
+    # What is the same in all entries, as most of a batch is, travels once: arrays are what a batch costs.
+    differing = tuple(name for name in _TYPES if columns[name].count(columns[name][0]) < len(entries))
+    same = [columns[name][0] for name in _TYPES if name not in differing]
+    arrays = [list(columns[name]) for name in differing] or [list(range(len(entries)))]
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, [now, [entry.at for entry in entries], *arrays])
+        cursor.execute(_insert(differing), [*same, *arrays])
         return [id for (id,) in cursor.fetchall()]
+
+
+@lru_cache(maxsize=256)
+def _insert(differing: tuple[str, ...]) -> str:
+    """The statement for entries that differ in these columns: parameters are the other values, then the arrays."""
+    values = (f"e.{name}::{kind}" if name in differing else f"%s::{kind}" for name, kind in _TYPES.items())
+    arrays = [f"%s::{'text' if name == 'period_ids' else _TYPES[name]}[]" for name in differing] or ["%s::int[]"]
+    return f"""
+        INSERT INTO costs_ledgerentry ({", ".join(_TYPES)})
+        SELECT {", ".join(values)}
+        FROM unnest({", ".join(arrays)}) WITH ORDINALITY AS e ({", ".join(differing or ("number",))}, place)
+        ORDER BY e.place RETURNING id
+    """

@@ -16,7 +16,8 @@ class FlatListDumper(ListDumper):
     """psycopg's dumper of lists, with a short way for flat lists of one common type.
 
     psycopg asks a dumper and a regular expression for each element: two to six microseconds, most of what a batch of
-    writes costs a worker. Here it is a tenth of that for UUIDs, texts and JSON. Other lists go psycopg's way.
+    writes costs a worker. Here it is a tenth of that for UUIDs, texts, JSON and whole numbers. Other lists go
+    psycopg's way.
     """
 
     def dump(self, obj: list[Any]) -> Buffer | None:
@@ -41,7 +42,11 @@ def _texts(values: Sequence[str | None]) -> str:
     return joined
 
 
-_ENCODERS: dict[type, Callable[[Any], str]] = {uuid.UUID: _uuids, dt.datetime: _moments, str: _texts}
+def _numbers(values: Sequence[int | None]) -> str:
+    return ",".join(["NULL" if value is None else str(value) for value in values])
+
+
+_ENCODERS: dict[type, Callable[[Any], str]] = {uuid.UUID: _uuids, dt.datetime: _moments, str: _texts, int: _numbers}
 
 
 def register() -> None:
