@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import gc
 import os
 import shutil
 import sys
@@ -45,9 +46,11 @@ def folder_in_memory() -> str | None:
     return None
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Test processes for ``-n auto``: one more than there are processors, because many tests wait for others."""
-    return (os.cpu_count() or 1) + 1
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there by now stays to the end: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _remove_left_behind(folder: Path) -> None:

@@ -6,8 +6,8 @@ import datetime as dt
 import io
 import itertools
 import random
-import signal
 from collections import Counter
+from unittest.mock import Mock
 
 import pytest
 from django.core.management import call_command
@@ -72,7 +72,7 @@ def test_a_past_is_whole_or_not_there_and_a_ledger_in_use_gets_none(
 ) -> None:
     call_command("seed_demo", history=False, verbosity=0)
     with monkeypatch.context() as patch:
-        patch.setattr(seeding, "_correct", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(seeding, "_correct", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             history.write_history(timezone.now())
     assert not LedgerEntry.objects.exists()

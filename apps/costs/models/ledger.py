@@ -123,6 +123,8 @@ class LedgerEntry(models.Model):
         verbose_name_plural = "ledger entries"
         indexes: ClassVar = [
             models.Index(fields=["tenant_id", "at"], name="ledger_of_tenant"),
+            # Few among very many: whoever looks for them does not read the model calls between them.
+            models.Index(fields=["tenant_id", "kind", "at"], name="ledger_beside_calls", condition=~Q(kind="llm")),
             models.Index(fields=["swarm_id"], name="ledger_of_swarm", condition=Q(swarm_id__isnull=False)),
             models.Index(fields=["reservation_id"], name="ledger_of_call", condition=Q(reservation_id__isnull=False)),
             models.Index(fields=["subject_id", "at"], name="ledger_of_subject", condition=Q(subject_id__isnull=False)),
