@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import fcntl
-import gc
 import os
 import shutil
 import sys
@@ -44,13 +43,6 @@ def folder_in_memory() -> str | None:
         if room > 4 * 2**30 and os.access("/dev/shm", os.W_OK):
             return "/dev/shm"
     return None
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """What is there by now stays to the end: the garbage collector need not go through it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def _remove_left_behind(folder: Path) -> None:
