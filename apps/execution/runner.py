@@ -32,7 +32,8 @@ from apps.execution.leases import Leased
 from apps.execution.models import Runner as RunnerRow
 from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
-from apps.providers.clients import Directory, ModelClients
+from apps.providers.clients import ModelClients
+from apps.providers.directory import Directory
 from apps.swarms.models import FailureCode, Runtime, Swarm, TaskStatus
 from apps.swarms.progress import TaskOutcome
 from portal.notify import Channel, Listener

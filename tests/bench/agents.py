@@ -8,7 +8,8 @@ import uuid
 from pydantic_ai import Agent
 from pydantic_ai.settings import ModelSettings
 
-from apps.providers.clients import Endpoint, ModelClients
+from apps.providers.clients import ModelClients
+from apps.providers.directory import Endpoint
 
 INSTRUCTIONS = "Find facts. Be brief."
 PROMPT = "Collect three facts on item {}."

@@ -11,7 +11,8 @@ from pydantic_ai.settings import ModelSettings
 
 from apps.execution.gate import Gate, GovernedModel
 from apps.execution.runtimes.base import AgentCall, AgentSettings
-from apps.providers.clients import Directory, ModelClients
+from apps.providers.clients import ModelClients
+from apps.providers.directory import Directory
 from apps.providers.transport import LaunchPad
 
 MAX_CACHED_AGENTS = 512
