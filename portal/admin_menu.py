@@ -91,6 +91,7 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
         "System",
         [
             ("Providers", "cloud", "providers.Provider"),
+            ("Keys of providers", "vpn_key", "providers.SecretState"),
             ("Runners", "memory", "execution.Runner"),
             ("Orchestrator ticks", "schedule", "execution.Tick"),
             ("Watchdog runs", "health_and_safety", "observability.WatchdogRun"),

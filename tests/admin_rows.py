@@ -37,7 +37,7 @@ from apps.events.models import Consumer, Event
 from apps.execution.models import Archive, Attempt, Runner, Tick
 from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
-from apps.providers.models import Provider, Region
+from apps.providers.models import Provider, Region, SecretState
 from apps.swarms.models import Agent, AgentOverride, Holding, Step, Swarm, Task
 from apps.tenants.models import (
     AccessPolicy,
@@ -201,6 +201,7 @@ def make_platform_rows(count: int) -> None:
         AccruedHour.objects.create(kind="storage", hour=now - dt.timedelta(hours=made + n), accrued_at=now)
         provider = Provider.objects.create(name=f"provider-{name}")
         Region.objects.create(provider=provider, name="east", base_url="http://127.0.0.1:9999/v1")
+        SecretState.objects.create(name=f"KEY_{name}", worker_class="agents", backend="environment")
         vouching = IdentityProvider.objects.create(
             slug=f"idp-{name}", name=f"idp-{name}", issuer=f"https://{name}.example", client_id="desk"
         )

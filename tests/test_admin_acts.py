@@ -326,7 +326,8 @@ def test_a_provider_is_saved_with_its_regions_and_a_key_is_never_asked_for(platf
     data = {
         "name": "openai",
         "kind": "openai",
-        "api_key_variable": "sk-secret-key-itself",
+        "secret_name": "sk-secret-key-itself",
+        "worker_classes": "agents, agents-eu",
         "is_enabled": "on",
         "regions-TOTAL_FORMS": "1",
         "regions-INITIAL_FORMS": "0",
@@ -336,8 +337,8 @@ def test_a_provider_is_saved_with_its_regions_and_a_key_is_never_asked_for(platf
         "regions-0-is_enabled": "on",
     }
     refused = client.post("/admin/providers/provider/add/", data)
-    assert "An environment variable" in refused.content.decode()
-    made = client.post("/admin/providers/provider/add/", {**data, "api_key_variable": "OPENAI_API_KEY"})
+    assert "looks like the key itself" in refused.content.decode()
+    made = client.post("/admin/providers/provider/add/", {**data, "secret_name": "OPENAI_API_KEY"})
     assert made.status_code == 302
     assert Provider.objects.get(name="openai").regions.get().base_url == "https://api.openai.com/v1"
     assert AuditEntry.objects.get(action="provider:create").details["added"][0]["region"]["name"] == "us"

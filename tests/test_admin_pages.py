@@ -35,6 +35,8 @@ SHOWN_ON_ANOTHER_PAGE = {
     "costs.Advice",
     "costs.CentreRule",
     "costs.StatementLine",
+    "providers.BackendState",
+    "providers.RefreshOrder",
     "providers.Region",
     # Sums that the report shows.
     *(f"costs.{kind}Total" for kind in ("Day", "Hour", "Swarm", "Subject", "Usage")),

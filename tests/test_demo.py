@@ -66,7 +66,7 @@ def test_the_demo_has_its_tenants_budgets_people_and_regions(seeded: None) -> No
         "sim-west": "http://127.0.0.1:9002/v1",
     }
     provider = Provider.objects.get()
-    assert (provider.name, provider.kind, provider.api_key_variable) == ("simulated", "openai_compatible", "")
+    assert (provider.name, provider.kind, provider.secret_name) == ("simulated", "openai_compatible", "")
     assert Price.objects.filter(tenant=None, provider="simulated", model__in=["small", "large"]).count() == 2
     assert ResourcePool.objects.get().agents_total == POOL["agents_total"]
 

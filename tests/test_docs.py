@@ -168,7 +168,7 @@ def installation(db: None, acme: Tenant) -> None:
     for name in ("admin", "operator"):
         User.objects.create(username=name, is_superuser=True)
     simulated()
-    openai = Provider.objects.create(name="openai", kind="openai", api_key_variable="OPENAI_API_KEY")
+    openai = Provider.objects.create(name="openai", kind="openai", secret_name="OPENAI_API_KEY")
     Region.objects.create(provider=openai, name="global", base_url="https://api.openai.com/v1")
 
 

@@ -61,7 +61,7 @@ def test_a_migrated_database_with_a_provider_is_ready(monkeypatch: pytest.Monkey
 @pytest.mark.django_db
 def test_without_a_provider_that_has_its_key_it_is_not_ready(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert failing(readiness()) == ["provider_key"]
-    Provider.objects.create(name="openai", api_key_variable="SOME_KEY")
+    Provider.objects.create(name="openai", secret_name="SOME_KEY")
     Provider.objects.create(name="off", is_enabled=False)
     assert failing(readiness()) == ["provider_key"]
     monkeypatch.setenv("SOME_KEY", "sk-secret-value")

@@ -102,7 +102,7 @@ def _migrations_on_disk() -> frozenset[tuple[str, str]]:
 
 
 def _some_provider_has_its_key() -> Health:
-    variables = list(Provider.objects.filter(is_enabled=True).values_list("api_key_variable", flat=True))
+    variables = list(Provider.objects.filter(is_enabled=True).values_list("secret_name", flat=True))
     usable = sum(not variable or _is_set(variable) for variable in variables)
     if not variables:
         return Health("provider_key", False, "There is no enabled provider. Add one in the admin.")

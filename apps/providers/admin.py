@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
 
+from apps.providers import admin_secrets  # noqa: F401  (it registers what it shows)
 from apps.providers.models import Provider, Region
 from apps.tenants.admin_scoping import PlatformInline, PlatformModelAdmin
 from portal.admin_columns import CALM, GOOD, yes_column
@@ -22,16 +23,20 @@ class RegionInline(PlatformInline):
 @admin.register(Provider)
 class ProviderAdmin(PlatformModelAdmin):
     about = (
-        "Who serves models: agents name them as provider:model. Keys stay in the environment; here is only the name of "
-        "the variable. Calls go to the regions with the lowest order first."
+        "Who serves models: agents name them as provider:model. Keys stay in the secrets backend; here are only "
+        "their names. Calls go to the regions with the lowest order first."
     )
-    labels: ClassVar[dict[str, str]] = {"api_key_variable": "Variable of the API key", "is_enabled": "Enabled"}
+    labels: ClassVar[dict[str, str]] = {
+        "secret_name": "Name of the key",
+        "worker_classes": "Classes that may read it",
+        "is_enabled": "Enabled",
+    }
     empty_hint = "Add a provider with at least one region, so that agents can use its models."
-    list_display = ("name", "kind", "region_names", "api_key_variable", "state")
+    list_display = ("name", "kind", "region_names", "secret_name", "state")
     list_filter = ("is_enabled",)
     search_fields = ("name",)
     ordering = ("name",)
-    fields = ("name", "kind", "api_key_variable", "is_enabled")
+    fields = ("name", "kind", "secret_name", "worker_classes", "is_enabled")
     inlines = (RegionInline,)
     state = yes_column("is_enabled", "State", yes=("enabled", GOOD), no=("disabled", CALM))
 

@@ -35,11 +35,11 @@ class ModelClients:
         return self._models[key]
 
     def _make(self, endpoint: Endpoint, name: str) -> Model:
-        api_key = env.text(endpoint.api_key_variable) if endpoint.api_key_variable else "none"
+        api_key = env.text(endpoint.secret_name) if endpoint.secret_name else "none"
         redaction.know(api_key)  # whatever its variable is called
         if not api_key:
             raise ProviderUnavailable(
-                f"The key of provider {endpoint.provider!r} is missing: set {endpoint.api_key_variable} for workers."
+                f"The key of provider {endpoint.provider!r} is missing: set {endpoint.secret_name} for workers."
             )
         # The SDKs would retry by themselves, outside the reservation: each attempt here is one call.
         if endpoint.kind == ProviderKind.ANTHROPIC:
@@ -64,5 +64,5 @@ class ModelClients:
 
 def has_valid_key(provider: Provider) -> bool:
     """Whether the provider's key is in this process's environment, or it needs none."""
-    variable = provider.api_key_variable
+    variable = provider.secret_name
     return not variable or bool(os.environ.get(variable) or os.environ.get(f"{variable}_FILE"))

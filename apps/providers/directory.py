@@ -21,7 +21,7 @@ class Endpoint:
     region: str
     base_url: str
     order: int
-    api_key_variable: str
+    secret_name: str
 
 
 class Directory:
@@ -43,7 +43,7 @@ class Directory:
                         region.name,
                         region.base_url,
                         region.order,
-                        provider.api_key_variable,
+                        provider.secret_name,
                     )
                     for region in provider.regions.all()
                 )

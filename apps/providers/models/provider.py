@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
 
 from portal.ids import uuid7
+from portal.redaction import redacted
+
+AGENTS = "agents"
+"""The class of the workers that run agents, unless they are started as another one."""
+
+validate_worker_class = RegexValidator(
+    r"^[a-z][a-z0-9-]*\Z", "A class of processes: small letters, digits and hyphens, such as agents or agents-eu."
+)
+_is_name = RegexValidator(
+    r"^[A-Za-z][A-Za-z0-9_.-]*\Z", "The name of a secret: letters, digits, _, - and ., such as OPENAI_API_KEY."
+)
+
+
+def validate_secret_name(value: str) -> None:
+    """Raises ValidationError for what is no name, and for what looks like a key itself."""
+    _is_name(value)
+    if redacted(value) != value:
+        raise ValidationError("This looks like the key itself. Put it into the secrets backend, and its name here.")
+
+
+def agents_only() -> list[str]:
+    return [AGENTS]
 
 
 class ProviderKind(models.TextChoices):
@@ -16,19 +40,37 @@ class ProviderKind(models.TextChoices):
     COMPATIBLE = "openai_compatible", "OpenAI-compatible endpoint"
 
 
+class ProviderQuerySet(models.QuerySet["Provider"]):
+    def enabled(self) -> ProviderQuerySet:
+        return self.filter(is_enabled=True)
+
+    def secrets_of(self, worker_class: str) -> list[str]:
+        """Names of the secrets that processes of a class may read, in order. One query."""
+        granted = self.enabled().exclude(secret_name="").filter(worker_classes__contains=[worker_class])
+        return list(granted.order_by("secret_name").values_list("secret_name", flat=True).distinct())
+
+
 class Provider(models.Model):
     """Who serves models. Agents name them as ``provider:model``."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.SlugField(unique=True, help_text='The part before the colon in "openai:gpt-4o".')
     kind = models.CharField(max_length=20, choices=ProviderKind, default=ProviderKind.COMPATIBLE)
-    api_key_variable = models.CharField(
+    secret_name = models.CharField(
         max_length=100,
         blank=True,
-        validators=[RegexValidator(r"^[A-Z][A-Z0-9_]*$", "An environment variable's name, such as OPENAI_API_KEY.")],
-        help_text="Environment variable (or NAME_FILE) that holds the key; the key itself is never stored here.",
+        validators=[validate_secret_name],
+        help_text="What its key is called in the secrets backend, such as OPENAI_API_KEY. The key is never here.",
+    )
+    worker_classes = ArrayField(
+        models.CharField(max_length=40, validators=[validate_worker_class]),
+        default=agents_only,
+        blank=True,
+        help_text="Classes of processes that may read the key, by commas. No other loads it, or runs its agents.",
     )
     is_enabled = models.BooleanField(default=True)
+
+    objects = ProviderQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar = ["name"]

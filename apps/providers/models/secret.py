@@ -1,0 +1,76 @@
+"""What is known of the secrets that processes hold. Never a value."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import ClassVar
+
+from django.db import models
+from django.utils import timezone
+
+
+class SecretState(models.Model):
+    """How a secret stands in one class of processes."""
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.CharField(max_length=100)
+    worker_class = models.CharField(max_length=40)
+    backend = models.CharField(max_length=200, help_text="Where it was read.")
+    fingerprint = models.CharField(max_length=16, blank=True, help_text="A keyed hash: equal for equal values.")
+    version = models.CharField(max_length=100, blank=True, help_text="As the backend calls it, where it does.")
+    loaded_at = models.DateTimeField(null=True, blank=True, help_text="When a process of the class last read it.")
+    rotated_at = models.DateTimeField(null=True, blank=True, help_text="When its value was last another one.")
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="As the backend says, where it does.")
+    lacking_since = models.DateTimeField(
+        null=True, blank=True, help_text="Since when some process of the class has none, as it could not read it."
+    )
+    refused_at = models.DateTimeField(null=True, blank=True, help_text="When the provider last refused the newest one.")
+    failed_at = models.DateTimeField(null=True, blank=True)
+    last_error = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["name", "worker_class"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["name", "worker_class"], name="one_state_per_secret_and_class")
+        ]
+        verbose_name = "secret"
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.worker_class}"
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether processes of the class hold it, as far as is known, and the provider took it."""
+        return bool(self.fingerprint) and self.lacking_since is None and self.refused_at is None
+
+    def age(self, *, now: dt.datetime) -> dt.timedelta | None:
+        """How long its value has been the same; None when it was never read."""
+        return now - self.rotated_at if self.rotated_at else None
+
+
+class BackendState(models.Model):
+    """A secrets backend as processes last met it; ``down_since`` while none of them reaches it."""
+
+    name = models.CharField(max_length=200, primary_key=True)
+    down_since = models.DateTimeField(null=True, blank=True)
+    last_error = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+        verbose_name = "secrets backend"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class RefreshOrder(models.Model):
+    """An order to all processes: read your secrets anew. They have heard of those up to an id."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+
+    def __str__(self) -> str:
+        return f"order {self.pk}"
