@@ -44,10 +44,10 @@ def test_another_tenants_agent_is_not_there(swarms: list[Swarm], outsider: User,
     assert Caller(finance).get("/agents/").json()["results"] == []
 
 
-def test_a_list_takes_three_queries(
+def test_a_list_takes_two_queries(
     swarms: list[Swarm], viewer: User, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     call = Caller(viewer)
     call.get("/agents/")
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(2):
         call.get("/agents/")

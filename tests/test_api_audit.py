@@ -118,5 +118,5 @@ def test_a_question_that_makes_no_sense_says_where(query: str, attr: str, watche
 @pytest.mark.usefixtures("entries")
 def test_a_page_takes_few_queries(watcher: Caller, django_assert_num_queries: DjangoAssertNumQueries) -> None:
     watcher.get("/audit/")
-    with django_assert_num_queries(7):  # token, roles, a savepoint around the page and its entry, slugs
+    with django_assert_num_queries(6):  # the token, a savepoint around the page and its entry, slugs
         watcher.get("/audit/")

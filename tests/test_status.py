@@ -235,7 +235,7 @@ def test_without_a_cache_the_database_answers(brief: Swarm, settings: dict[str, 
 def test_asking_again_takes_one_query_or_none(brief: Swarm, django_assert_num_queries: DjangoAssertNumQueries) -> None:
     finish(lease(brief)[0])
     swarm = read(brief)
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(2):
         swarm_status(swarm)
     with django_assert_num_queries(1):
         asked = swarm_status(swarm)

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from apps.audit.trail import Actor
 from apps.tenants.models import ApiToken, Membership, SwarmGrant, Tenant, User
-from apps.tenants.policies import Decision, Facts, Policy, TenantFacts, decide, parse, parse_tenant
+from apps.tenants.policies import Decision, Facts, Policy, TenantFacts, decide
 from apps.tenants.roles import PERMISSIONS, Permission, Resource, Role, granted
 from apps.tenants.standing import facts_of, standing
 
@@ -324,17 +324,15 @@ def principal_of(
     roles: dict[uuid.UUID, frozenset[str]] = {}
     grants: dict[uuid.UUID, OnSwarm] = {}
     tenants: dict[uuid.UUID, TenantFacts] = {}
-    found: list[Policy] = []
+    all_given, found = standing(user, token, now)
     if user.is_superuser and token is not None:
-        role = token.role or Role.ADMIN
+        role, all_given = token.role or Role.ADMIN, []
         held[token.tenant_id], roles[token.tenant_id] = PERMISSIONS.get(role, frozenset()), frozenset({role})
         tenants[token.tenant_id] = facts_of(token.tenant)
-    for what, tenant_id, swarm_id, name, document in standing(user, token, now):
-        if what == "policy":
-            found.append(parse(document))
-            continue
-        tenants[tenant_id] = parse_tenant(document)
-        if what == "role":
+    for tenant, swarm_id, name in all_given:
+        tenant_id = tenant.id
+        tenants[tenant_id] = tenant
+        if swarm_id is None:
             if token is None or token.role in ("", name):
                 held[tenant_id] = held.get(tenant_id, frozenset()) | PERMISSIONS.get(name, frozenset())
                 roles[tenant_id] = roles.get(tenant_id, frozenset()) | {name}

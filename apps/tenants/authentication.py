@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from hmac import compare_digest
 from typing import Any
 
@@ -14,6 +15,7 @@ from rest_framework.exceptions import AuthenticationFailed
 
 from apps.tenants.access import those_who_may_enter
 from apps.tenants.models import ApiToken, User
+from apps.tenants.standing import tokens_that_start
 from apps.tenants.token_text import is_whole
 
 
@@ -28,8 +30,8 @@ class LocalBackend(ModelBackend):
 class TokenAuthentication(KnoxTokenAuthentication):
     """``Authorization: Bearer TOKEN``.
 
-    One query, where Knox reads all tokens of the user; and an expired token stays in the table, so that its owner is
-    told when it expired and the admin still shows it.
+    One query, where Knox reads all tokens of the user, and it brings what the token may do as well. An expired token
+    stays in the table, so that its owner is told when it expired and the admin still shows it.
     """
 
     def authenticate_credentials(self, token: bytes) -> tuple[User, ApiToken]:
@@ -39,15 +41,13 @@ class TokenAuthentication(KnoxTokenAuthentication):
             raise AuthenticationFailed("This is not a token: it has characters that no token has.")
         if not is_whole(text):
             raise AuthenticationFailed("This is not a token: it is cut off, mistyped, or something else.")
-        digest = hash_token(text)
-        found = ApiToken.objects.filter(token_key=text[: CONSTANTS.TOKEN_KEY_LENGTH]).select_related("user", "tenant")
-        for row in found:
+        digest, now = hash_token(text), timezone.now()
+        for row in tokens_that_start(text[: CONSTANTS.TOKEN_KEY_LENGTH], now=now):
             if compare_digest(digest, row.digest):
-                return self._admit(row)
+                return self._admit(row, now)
         raise AuthenticationFailed("This token is not known; it may have been revoked.")
 
-    def _admit(self, token: ApiToken) -> tuple[User, ApiToken]:
-        now = timezone.now()
+    def _admit(self, token: ApiToken, now: dt.datetime) -> tuple[User, ApiToken]:
         if token.has_expired(now=now):
             raise AuthenticationFailed(f"This token expired on {token.expiry:%Y-%m-%d at %H:%M} UTC.")
         if not token.user.is_active:

@@ -23,9 +23,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.bench.setting import Setting, free_port, setting, wait_for
+import psutil
 
-HEADERS = ("what", "requests/s", "p50 ms", "p95 ms", "p99 ms", "answers")
+from tests.bench.setting import Cost, Setting, free_port, setting, wait_for
+
+HEADERS = ("what", "requests/s", "p50 ms", "p95 ms", "p99 ms", "web CPU ms", "db CPU ms", "answers")
 UNLIMITED = {f"API_LIMIT_{name}": "0" for name in ("TOKEN", "SESSION", "INGEST", "ADDRESS")}
 EVENTS_PER_REQUEST = 100
 Ask = Callable[[int], tuple[str, str, Any, dict[str, str]]]
@@ -34,27 +36,32 @@ Ask = Callable[[int], tuple[str, str, Any, dict[str, str]]]
 
 @dataclass
 class Figures:
-    """What one kind of request did. Milliseconds are those of whole answers, as a caller sees them."""
+    """What one kind of request did. Milliseconds are those of whole answers, as a caller sees them, and those of
+    processors in web processes and in PostgreSQL, by request: the latter say the same on a machine that is busy.
+    """
 
     what: str
     per_second: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    web_cpu_ms: float
+    database_cpu_ms: float
     answers: dict[int, int]
 
 
 @contextmanager
-def web(place: Setting, processes: int) -> Iterator[list[int]]:
-    """Web processes; their ports."""
+def web(place: Setting, processes: int) -> Iterator[tuple[list[int], list[psutil.Process]]]:
+    """Web processes, and their ports."""
+    started = []
     with ExitStack() as stack:
         ports = [free_port() for _ in range(processes)]
         for port in ports:
             command = ["-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "portal.asgi:application"]
-            stack.enter_context(place.running(*command, **UNLIMITED))
+            started.append(psutil.Process(stack.enter_context(place.running(*command, **UNLIMITED)).pid))
         for port in ports:
             wait_for(lambda port=port: _listens(port), "the web server's start", 60)  # type: ignore[misc]
-        yield ports
+        yield ports, started
 
 
 def _listens(port: int) -> bool:
@@ -98,8 +105,18 @@ def world(swarms: int, tokens: int) -> tuple[list[str], list[str]]:
     return [str(swarm.pk) for swarm in rows], made
 
 
-def measure(what: str, ports: list[int], tokens: list[str], seconds: float, ask: Ask, *, rate: float = 0) -> Figures:
+def measure(
+    what: str,
+    ports: list[int],
+    tokens: list[str],
+    seconds: float,
+    ask: Ask,
+    *,
+    cost: Callable[[], Cost],
+    rate: float = 0,
+) -> Figures:
     """Asks on a connection for each token, for so many seconds; ``rate`` requests a second, or as fast as it goes."""
+    paid = cost()
     took: list[float] = []
     answers: dict[int, int] = {}
     numbers = itertools.count()
@@ -131,7 +148,9 @@ def measure(what: str, ports: list[int], tokens: list[str], seconds: float, ask:
     elapsed = time.perf_counter() - begun
     took.sort()
     p50, p95, p99 = (took[min(int(len(took) * part), len(took) - 1)] * 1000 for part in (0.5, 0.95, 0.99))
-    return Figures(what, len(took) / elapsed, p50, p95, p99, answers)
+    used = cost() - paid
+    cpu = (1000 * used.workers / len(took), 1000 * used.postgres / len(took))
+    return Figures(what, len(took) / elapsed, p50, p95, p99, *cpu, answers)
 
 
 def run(place: Setting, options: argparse.Namespace) -> list[Figures]:
@@ -157,12 +176,19 @@ def run(place: Setting, options: argparse.Namespace) -> list[Figures]:
         return "POST", "/costs/events/", rows, {}
 
     found = []
-    with web(place, options.processes) as ports:
-        measure("warm", ports, tokens, 3, status)
+    with web(place, options.processes) as (ports, processes):
+
+        def cost() -> Cost:
+            return place.cost(processes)
+
+        measure("warm", ports, tokens, 3, status, cost=cost)
         kinds = (("status", status), ("submit", submit), (f"{EVENTS_PER_REQUEST} cost events", events))
         for what, ask in kinds:
-            full = measure(what, ports, tokens, options.seconds, ask)
-            found += [full, measure(f"{what}, third", ports, tokens, options.seconds, ask, rate=full.per_second / 3)]
+            full = measure(what, ports, tokens, options.seconds, ask, cost=cost)
+            third = measure(
+                f"{what}, third", ports, tokens, options.seconds, ask, cost=cost, rate=full.per_second / 3
+            )
+            found += [full, third]
     return found
 
 
@@ -182,7 +208,8 @@ def main() -> None:
         return
     print(f"{HEADERS[0]:24}" + "".join(f"{name:>12}" for name in HEADERS[1:]))
     for each in found:
-        numbers = (each.per_second, each.p50_ms, each.p95_ms, each.p99_ms)
+        times = (each.p50_ms, each.p95_ms, each.p99_ms)
+        numbers = (each.per_second, *times, each.web_cpu_ms, each.database_cpu_ms)
         answers = ", ".join(f"{count} x {status}" for status, count in sorted(each.answers.items()))
         print(f"{each.what:24}" + "".join(f"{number:12.1f}" for number in numbers) + f"  {answers}")
 
