@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-from django.contrib.sessions.backends.db import SessionStore
 from django.db import connection
 
 from apps.swarms.models import ResourcePool
 from apps.tenants.models import User
+from portal.sessions import SessionStore
 from tests.databases import database_in_use, new_database
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
-"""Upkeep of tables that only grow: partitions made ahead, old ticks, runners and watchdog runs removed."""
+"""Upkeep of tables that only grow: partitions made ahead, old ticks, runners, watchdog runs and sessions removed."""
 
 from __future__ import annotations
 
 import datetime as dt
 
+from django.contrib.sessions.models import Session
 from django.db import DatabaseError, transaction
 
 from apps.audit.models import AuditEntry
@@ -38,9 +39,12 @@ def partitions_ahead(*, now: dt.datetime) -> list[str]:
 
 
 def prune(*, now: dt.datetime) -> dict[str, int]:
-    """Removes ticks older than a day, runners that ended and watchdog runs older than a week; how many of each."""
+    """Removes ticks older than a day, runners that ended and watchdog runs older than a week, and sessions that are
+    over; how many of each.
+    """
     return {
         "ticks": Tick.objects.filter(at__lt=now - TICKS_KEPT).delete()[0],
         "runners": Runner.objects.filter(finished_at__lt=now - RUNNERS_KEPT).delete()[0],
         "watchdog_runs": WatchdogRun.objects.filter(at__lt=now - RUNS_KEPT).delete()[0],
+        "sessions": Session.objects.filter(expire_date__lt=now).delete()[0],
     }
