@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from apps.costs import consistency, reports, rollups
+from apps.costs.daily import daily
 from apps.costs.entries import NewEntry, write
 from apps.costs.grouping import By
 from apps.costs.lines import spans_of
@@ -77,7 +78,7 @@ def verify_reports(tenants: list[Tenant]) -> None:
         assert found.rest is None
     start, end = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (FIRST, LAST))
     assert sum(hour.total for hour in reports.hourly(None, start, end)) == found.amount
-    for day in reports.daily(None, FIRST, LAST):
+    for day in daily(None, FIRST, LAST):
         sums, swarms = days.get(day.day, ({}, set()))
         told = {"llm": day.llm, "infrastructure": day.infrastructure, "storage": day.storage}
         told["adjustment"] = day.adjustment
@@ -259,13 +260,13 @@ def test_nobody_waits_for_another_that_rolls_up(own_database: str, acme: Tenant)
 def test_days_follow_the_tenants_time_zone(own_database: str, acme: Tenant) -> None:
     write([entry(acme, at=dt.datetime(2026, 11, 21, 3, tzinfo=dt.UTC))], now=NOW)  # the evening before in New York
     rollups.roll(now=NOW)
-    assert [day.day.day for day in reports.daily(None, FIRST, LAST) if day.entries] == [20]
+    assert [day.day.day for day in daily(None, FIRST, LAST) if day.entries] == [20]
     Tenant.objects.update(time_zone="Asia/Tokyo")
     # Until the job has been there, everything stays as it was; also what comes meanwhile.
     write([entry(acme, at=dt.datetime(2026, 11, 21, 3, tzinfo=dt.UTC))], now=NOW)
-    assert [(day.day.day, day.entries) for day in reports.daily(None, FIRST, LAST) if day.entries] == [(20, 2)]
+    assert [(day.day.day, day.entries) for day in daily(None, FIRST, LAST) if day.entries] == [(20, 2)]
     rollups.roll(now=NOW)
-    assert [(day.day.day, day.entries) for day in reports.daily(None, FIRST, LAST) if day.entries] == [(21, 2)]
+    assert [(day.day.day, day.entries) for day in daily(None, FIRST, LAST) if day.entries] == [(21, 2)]
 
 
 @pytest.mark.parametrize(
@@ -279,9 +280,9 @@ def test_days_follow_the_tenants_time_zone(own_database: str, acme: Tenant) -> N
 @pytest.mark.django_db
 def test_days_have_the_hours_that_the_clocks_give_them(acme: Tenant, at: str, day: int) -> None:
     write([entry(acme, at=dt.datetime.fromisoformat(at).replace(tzinfo=dt.UTC))], now=NOW)
-    behind = [found.day.day for found in reports.daily(None, FIRST, LAST) if found.entries]
+    behind = [found.day.day for found in daily(None, FIRST, LAST) if found.entries]
     rollups.roll(now=NOW, upto=LedgerEntry.objects.latest("id").pk)
-    assert behind == [found.day.day for found in reports.daily(None, FIRST, LAST) if found.entries] == [day]
+    assert behind == [found.day.day for found in daily(None, FIRST, LAST) if found.entries] == [day]
 
 
 @pytest.mark.django_db

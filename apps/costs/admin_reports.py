@@ -14,6 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from apps.costs import frames, reports
+from apps.costs.daily import daily
 from apps.costs.grouping import By
 from apps.costs.ledger_export import record_export
 from apps.costs.models import LedgerEntry
@@ -76,7 +77,7 @@ def _page(request: HttpRequest, form: ReportForm, found: dict[str, Any] | None) 
 
 def _days_as_csv(chosen: Chosen) -> HttpResponse:
     assert chosen.frame is not None
-    days = reports.daily(chosen.filter.tenants, chosen.frame.first, chosen.frame.last)
+    days = daily(chosen.filter.tenants, chosen.frame.first, chosen.frame.last)
     head = ["day", *(f"{kind}_usd" for kind, _, _ in KINDS), "total_usd", "active_swarms", "entries"]
     rows = [
         [day.day, *(usd_text(getattr(day, kind)) for kind, _, _ in KINDS), usd_text(day.total), day.active_swarms,
@@ -131,7 +132,7 @@ def card(request: HttpRequest) -> Card | None:
     chosen = form.chosen()
     assert chosen.frame is not None
     before = frames.same_days_last_month(chosen.frame)
-    days = reports.daily(chosen.filter.tenants, before.first, chosen.frame.last)
+    days = daily(chosen.filter.tenants, before.first, chosen.frame.last)
     spent, previous = (
         sum(day.total for day in days if each.first <= day.day <= each.last) for each in (chosen.frame, before)
     )

@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from apps.costs.grouping import By
 from apps.costs.rollups import position
 from apps.costs.summing import COUNTS_AS
 
@@ -20,7 +19,7 @@ Tenants = Collection[uuid.UUID] | None
 """Whose costs: ids of tenants, or None for all of them."""
 DAY = dt.timedelta(days=1)
 known_of_moment: ContextVar[dict[Any, Any] | None] = ContextVar("what is known of the moment", default=None)
-"""In a snapshot, what several questions need: the position, and sums by question."""
+"""In a snapshot, what several questions need: the position, and the days that were asked for."""
 
 
 class Sums(NamedTuple):
@@ -40,44 +39,36 @@ SUMMED = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in Sums._fields)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a grouping is kept, and which expression is its key there and among the entries of the tail."""
+    """A table of sums by day, and which columns of it and of the ledger's tail tell its lines apart.
+
+    ``only`` is the condition for entries of the tail that the table has a line for.
+    """
 
     table: str
-    key: str
-    type: str = "text"
+    keys: str
+    only: str = "true"
     has_months: bool = True
     day: str = "start"
     amount: str = "amount"
 
-    def lines(self, tenants: Tenants, first: dt.date, last: dt.date, tail: Tail, where: str = "true") -> str:
-        """SQL of rows (key, amount, entries, tokens) of these days, roll-ups and tail, to be run with its params.
+    def lines(self, tail: Tail, where: str = "true") -> str:
+        """SQL of rows (keys, amount, entries, tokens) of the tail's days, roll-ups and tail, to be run with its params.
 
         ``where`` narrows both; it may use the columns that the roll-up table has in common with the ledger.
         """
-        spans = spans_of(first, last) if self.has_months else [(None, first, last)]
+        spans = spans_of(tail.first, tail.last) if self.has_months else [(None, tail.first, tail.last)]
         parts = [
-            f"SELECT {self.key} AS key, {self.amount} AS amount, entries, input_tokens, output_tokens "
-            f"FROM {self.table} AS u WHERE {of('u', tenants)} "
+            f"SELECT {self.keys}, {self.amount} AS amount, entries, input_tokens, output_tokens "
+            f"FROM {self.table} AS u WHERE {of('u', tail.tenants)} "
             + (f"AND grain = '{grain}' " if grain else "")
             + f"AND {self.day} BETWEEN '{start}' AND '{end}' AND {where}"
             for grain, start, end in spans
         ]
         parts.append(
-            f"SELECT {self.key}, amount, 1, input_tokens, output_tokens FROM ({tail.sql}) AS tail "
-            f"WHERE {self.key} IS NOT NULL AND {where}"
+            f"SELECT {self.keys}, amount, 1, input_tokens, output_tokens FROM ({tail.sql}) AS tail "
+            f"WHERE {self.only} AND {where}"
         )
         return " UNION ALL ".join(parts)
-
-
-_ALL_KINDS = "llm + infrastructure + storage + adjustment"
-SOURCES: dict[By, Source] = {
-    By.TENANT: Source("costs_daytotal", "tenant_id", "uuid", False, "day", _ALL_KINDS),
-    By.USER: Source("costs_subjecttotal", "subject_id", "uuid"),
-    By.SWARM: Source("costs_swarmtotal", "swarm_id", "uuid", has_months=False),
-    By.AGENT: Source("costs_usagetotal", "nullif(agent, '')"),
-    By.MODEL: Source("costs_usagetotal", "nullif(model, '')"),
-    By.KIND: Source("costs_usagetotal", "counts_as"),
-}
 
 
 def spans_of(first: dt.date, last: dt.date) -> list[tuple[str | None, dt.date, dt.date]]:
@@ -107,7 +98,7 @@ class Tail:
 
     def __init__(self, tenants: Tenants, first: dt.date, last: dt.date) -> None:
         noon = dt.datetime(first.year, first.month, first.day, tzinfo=dt.UTC)
-        self.tenants = tenants
+        self.tenants, self.first, self.last = tenants, first, last
         self.params: dict[str, Any] = {
             "tenants": None if tenants is None else list(tenants),
             "first": first,
@@ -127,14 +118,6 @@ class Tail:
                 WHERE l.id > %(position)s AND l.id > (SELECT entry_id FROM costs_rollupposition)
                 AND l.at >= %(from)s AND l.at < %(to)s AND {of("l", tenants)}
             ) AS behind WHERE day BETWEEN %(first)s AND %(last)s
-        """
-
-    def with_day_totals(self) -> str:
-        """SQL of rows (amount, entries, tokens) that add up to everything of these days."""
-        return f"""
-            SELECT {_ALL_KINDS} AS amount, entries, input_tokens, output_tokens
-            FROM costs_daytotal AS d WHERE {of("d", self.tenants)} AND day BETWEEN %(first)s AND %(last)s
-            UNION ALL SELECT amount, 1, input_tokens, output_tokens FROM ({self.sql}) AS tail
         """
 
 

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from apps.costs import reports
+from apps.costs.daily import Day, daily, sum_of
 from apps.costs.grouping import By
 from apps.costs.models import Kind
-from apps.costs.reports import Day, Group, Grouped
+from apps.costs.reports import Group, Grouped
 from apps.costs.spend_forms import Chosen, SpendForm, choice_field
 from portal.money import NANO, usd_label, usd_text
 
@@ -119,13 +120,8 @@ def report(chosen: Chosen, by: By, *, ledger_url: str) -> Report:
     assert frame is not None
     sorts = [By.SWARM, By.MODEL, By.USER, By.AGENT]
     with reports.snapshot():
-        days = reports.daily(tenants, frame.first, frame.last)
-        found = {
-            each: reports.grouped(
-                tenants, frame.first, frame.last, each, top=MOST_GROUPS if each == by else TOP
-            )
-            for each in {*sorts, by}
-        }  # fmt: skip
+        days = daily(tenants, frame.first, frame.last)
+        found = reports.groupings(tenants, frame.first, frame.last, {**dict.fromkeys(sorts, TOP), by: MOST_GROUPS})
     overall, previous = found[by].amount, found[by].previous
     return Report(
         chosen=chosen,
@@ -153,7 +149,7 @@ def change(amount: int, previous: int, when: str) -> str:
 
 
 def _cards(chosen: Chosen, days: Sequence[Day], previous: int) -> list[dict[str, str]]:
-    total, frame = reports.sum_of(days), chosen.frame
+    total, frame = sum_of(days), chosen.frame
     assert frame is not None
     before = frame.before
     busiest = max(days, key=lambda day: day.total)
@@ -220,7 +216,7 @@ def _group(group: Group, grouped: Grouped, chosen: Chosen, ledger_url: str, *, n
 def _day(day: Day, chosen: Chosen, ledger_url: str) -> dict[str, Any]:
     link = {**chosen.query, "period": "", "by": "", "from": str(day.day), "to": str(day.day)}
     return {
-        "day": day.day,
+        "name": f"{day.day:%a %-d %b %Y}",
         "url": f"{ledger_url}?{urlencode({name: value for name, value in link.items() if value})}",
         "amounts": [usd_label(getattr(day, kind)) for kind, _, _ in KINDS],
         "total": usd_label(day.total),

@@ -9,6 +9,8 @@ COUNTS_AS = "CASE WHEN {0}.kind = 'adjustment' AND {0}.reservation_id IS NOT NUL
 
 _MEASURES = "amount, entries, input_tokens, output_tokens"
 _SUMS = ", ".join(f"sum({name})::bigint AS {name}" for name in _MEASURES.split(", "))
+_BESIDE = [(one, name) for one in ("swarm", "user") for name in _MEASURES.split(", ")]
+_NO_BESIDE = ", ".join(f"f.{name} - coalesce(of_{one}.{name}, 0) AS no_{one}_{name}" for one, name in _BESIDE)
 _GRAINS = "CROSS JOIN (VALUES ('day'), ('month')) AS g (grain)"
 
 
@@ -82,10 +84,11 @@ TABLES = (
     RollupTable(
         "costs_daytotal",
         "tenant_id, day",
-        "llm, infrastructure, storage, adjustment, active_swarms, entries, input_tokens, output_tokens",
-        """
-        SELECT f.*, coalesce(n.active_swarms, 0) AS active_swarms FROM (
-            SELECT tenant_id, day,
+        "llm, infrastructure, storage, adjustment, active_swarms, entries, input_tokens, output_tokens, "
+        + ", ".join(f"no_{one}_{name}" for one, name in _BESIDE),
+        f"""
+        SELECT f.*, coalesce(n.active_swarms, 0) AS active_swarms, {_NO_BESIDE} FROM (
+            SELECT tenant_id, day, sum(amount)::bigint AS amount,
                 coalesce(sum(amount) FILTER (WHERE counts_as = 'llm'), 0)::bigint AS llm,
                 coalesce(sum(amount) FILTER (WHERE counts_as = 'infrastructure'), 0)::bigint AS infrastructure,
                 coalesce(sum(amount) FILTER (WHERE counts_as = 'storage'), 0)::bigint AS storage,
@@ -94,6 +97,10 @@ TABLES = (
                 sum(output_tokens)::bigint AS output_tokens
             FROM fine GROUP BY tenant_id, day
         ) AS f LEFT JOIN active n USING (tenant_id, day)
+        LEFT JOIN (SELECT tenant_id, start AS day, {_SUMS} FROM swarm_day GROUP BY tenant_id, start) AS of_swarm
+            USING (tenant_id, day)
+        LEFT JOIN (SELECT tenant_id, day, {_SUMS} FROM subject_day GROUP BY tenant_id, day) AS of_user
+            USING (tenant_id, day)
         """,
     ),
     RollupTable(

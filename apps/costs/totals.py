@@ -33,8 +33,8 @@ def totals_by_kind(chosen: LedgerFilter) -> dict[str, Sums]:
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT key, {", ".join(f"sum({name})::bigint" for name in Sums._fields)}
-            FROM ({_BY_KIND.lines(chosen.tenants, first, last, tail, where)}) AS line GROUP BY key
+            SELECT kind, {", ".join(f"sum({name})::bigint" for name in Sums._fields)}
+            FROM ({_BY_KIND.lines(tail, where)}) AS line GROUP BY kind
             """,
             {**tail.params, **asked},
         )

@@ -28,6 +28,7 @@ from apps.api.serializers.costs import (
     slugs_of,
 )
 from apps.costs import ledger_export, reports
+from apps.costs.daily import Day, daily
 from apps.costs.grouping import By
 from apps.costs.models import LedgerEntry
 from apps.costs.searching import LedgerFilter
@@ -118,7 +119,7 @@ class CostReport(CsvDoor):
             if "group_by" in asked:
                 top = asked["top"] if "top" in given else MOST_GROUPS
                 return _groups_csv(reports.grouped(tenants, first, last, by, top=top), f"{name}-by-{by}.csv")
-            return _days_csv(reports.daily(tenants, first, last), f"{name}.csv")
+            return _days_csv(daily(tenants, first, last), f"{name}.csv")
         found = reports.report(tenants, first, last, by=by, top=asked["top"])
         document: Any = ReportSerializer(found, context={"tenant": asked["tenant"]}).data
         return Response(document)
@@ -128,7 +129,7 @@ def _usd(nano: int) -> Exact:
     return Exact(usd_text(nano))
 
 
-def _days_csv(days: list[reports.Day], file_name: str) -> HttpResponseBase:
+def _days_csv(days: list[Day], file_name: str) -> HttpResponseBase:
     kinds = ("total", "llm", "infrastructure", "storage", "adjustment")
     columns = ["day", *(f"{kind}_usd" for kind in kinds), "active_swarms", "entries"]
     rows = (

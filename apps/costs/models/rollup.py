@@ -51,7 +51,8 @@ class DayTotal(models.Model):
     """What a tenant owes for a day, nano-dollars by kind.
 
     ``llm`` is net: corrections of model calls are in it, not in ``adjustment``. ``active_swarms`` is the number of
-    swarms with an entry that day.
+    swarms with an entry that day. ``no_swarm_...`` and ``no_user_...`` are sums of what belongs to no swarm, and to no
+    end user: the tables of swarms and users only know those that there are.
     """
 
     pk = models.CompositePrimaryKey("tenant_id", "day")
@@ -65,6 +66,14 @@ class DayTotal(models.Model):
     entries = models.BigIntegerField(default=0)
     input_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
+    no_swarm_amount = NanoDollarField(default=0)
+    no_swarm_entries = models.BigIntegerField(default=0)
+    no_swarm_input_tokens = models.BigIntegerField(default=0)
+    no_swarm_output_tokens = models.BigIntegerField(default=0)
+    no_user_amount = NanoDollarField(default=0)
+    no_user_entries = models.BigIntegerField(default=0)
+    no_user_input_tokens = models.BigIntegerField(default=0)
+    no_user_output_tokens = models.BigIntegerField(default=0)
 
     class Meta:
         indexes: ClassVar = [models.Index(fields=["day"], name="day_totals_by_day")]
@@ -129,6 +138,13 @@ class SwarmTotal(models.Model):
             models.Index(fields=["swarm_id"], name="swarm_totals_of_swarm"),
             models.Index(fields=["start"], name="swarm_totals_by_start"),
             models.Index(fields=["start"], name="swarm_totals_further", condition=models.Q(further=True)),
+            # The dearest of a span of days, read from its end without a sort.
+            models.Index(
+                fields=["-amount", "swarm_id"],
+                include=["tenant_id", "start"],
+                name="swarm_totals_dearest",
+                condition=models.Q(further=False),
+            ),
         ]
 
 
@@ -148,5 +164,6 @@ class SubjectTotal(models.Model):
     class Meta:
         indexes: ClassVar = [
             models.Index(fields=["subject_id"], name="subject_totals_of_subject"),
-            models.Index(fields=["grain", "start"], name="subject_totals_by_start"),
+            # With all that ranking them needs, so that it need not visit their rows.
+            models.Index(fields=["grain", "start"], include=["subject_id", "amount"], name="subject_totals_by_start"),
         ]
