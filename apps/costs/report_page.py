@@ -216,6 +216,7 @@ def _group(group: Group, grouped: Grouped, chosen: Chosen, ledger_url: str, *, n
 def _day(day: Day, chosen: Chosen, ledger_url: str) -> dict[str, Any]:
     link = {**chosen.query, "period": "", "by": "", "from": str(day.day), "to": str(day.day)}
     return {
+        "day": day.day,
         "name": f"{day.day:%a %-d %b %Y}",
         "url": f"{ledger_url}?{urlencode({name: value for name, value in link.items() if value})}",
         "amounts": [usd_label(getattr(day, kind)) for kind, _, _ in KINDS],
