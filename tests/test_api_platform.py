@@ -10,8 +10,11 @@ import pytest
 from django.test import Client
 
 from apps.swarms.models import ResourcePool
-from apps.tenants.models import Membership, Tenant, User
+from apps.tenants.access import principal_of
+from apps.tenants.granting import give
+from apps.tenants.models import AccessPolicy, Membership, Tenant, User
 from apps.tenants.roles import PERMISSIONS, Permission, Role
+from tests.admin_rows import make_swarm
 from tests.api_client import Caller, attrs, is_refusal
 
 pytestmark = pytest.mark.django_db
@@ -221,6 +224,27 @@ def test_me_of_a_platform_admin_has_everything(platform_admin: User, acme: Tenan
 
 def test_the_outsider_does_not_hear_of_acme(acme: Tenant, outsider: User) -> None:
     assert "acme" not in Caller(outsider).get("/me/").content.decode()
+
+
+def test_me_tells_what_is_granted_on_single_swarms(
+    owner: User, viewer: User, outsider: User, acme: Tenant, django_assert_num_queries: Any
+) -> None:
+    swarm, other = make_swarm(acme, "shared"), make_swarm(acme, "gone")
+    give(outsider, swarm.pk, acme, gives="swarm:update", reason="Helps.", by=principal_of(owner))
+    client = Client()
+    client.force_login(outsider)
+    told = client.get("/api/v1/me/").json()
+    expected = {"swarm": str(swarm.pk), "name": "shared", "tenant": "acme"}
+    assert told["grants"] == [{**expected, "permissions": ["swarm:read", "swarm:update"]}]
+    assert [tenant["slug"] for tenant in told["tenants"]] == ["rival"]
+    assert Caller(viewer).get("/me/").json()["grants"] == []
+    # A policy takes away here too, and the name is part of what may not be read.
+    AccessPolicy.objects.create(name="No", tenant=acme, state="enabled", actions=["swarm:read"])
+    assert client.get("/api/v1/me/").json()["grants"] == [{**expected, "name": None, "permissions": ["swarm:update"]}]
+    AccessPolicy.objects.all().delete()
+    give(outsider, other.pk, acme, gives="viewer", reason="Helps.", by=principal_of(owner))
+    with django_assert_num_queries(5):  # session, user, what they may do, tenants, the names of the swarms
+        assert [grant["name"] for grant in client.get("/api/v1/me/").json()["grants"]] == ["gone", "shared"]
 
 
 # -- pool ------------------------------------------------------------------------------------------------------------

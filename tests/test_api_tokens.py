@@ -140,5 +140,5 @@ def test_a_list_takes_two_queries(
     for _ in range(5):
         call = Caller(developer)
     call.get("/tokens/")
-    with django_assert_num_queries(3):  # the token with its user, the roles, the tokens
+    with django_assert_num_queries(2):  # the token with all it may do, the tokens
         assert len(call.get("/tokens/").json()["results"]) == 5

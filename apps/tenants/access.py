@@ -112,7 +112,7 @@ class Principal(Actor):
             return True
         if not self.holds(permission, tenant_id, swarm_id=swarm_id):
             return False
-        return not self.decision(permission, tenant_id, resource=resource, amount=amount).denied_by
+        return not self.decision(self.facts(permission, tenant_id, resource=resource, amount=amount)).denied_by
 
     def verify(
         self,
@@ -127,10 +127,18 @@ class Principal(Actor):
         if self.everything:
             return
         self.verify_held(permission, tenant_id, swarm_id=swarm_id)
-        decision = self.decision(permission, tenant_id, resource=resource, amount=amount)
-        self._note(decision, permission, tenant_id, resource, is_act=True, amount=amount, swarm_id=swarm_id)
+        self._verify_not_denied(self.facts(permission, tenant_id, resource=resource, amount=amount), swarm_id)
+
+    def verify_not_denied(self, permission: Permission, tenant_id: uuid.UUID, *, resource: Resource) -> None:
+        """Raises PolicyDenied when a policy denies it: for acts that need no role, as making a token of one's own."""
+        if not self.everything:
+            self._verify_not_denied(self.facts(permission, tenant_id, resource=resource), None)
+
+    def _verify_not_denied(self, facts: Facts, swarm_id: uuid.UUID | None) -> None:
+        decision = self.decision(facts)
+        self._note(decision, facts, is_act=True, swarm_id=swarm_id)
         if decision.denied_by:
-            raise PolicyDenied(permission, decision.denied_by)
+            raise PolicyDenied(facts.action, decision.denied_by)
 
     def verify_held(self, permission: Permission, tenant_id: uuid.UUID, *, swarm_id: uuid.UUID | None = None) -> None:
         """Raises AccessDenied unless a role or a grant gives it: before an act knows the amount policies ask for."""
@@ -144,19 +152,9 @@ class Principal(Actor):
         grant = self.grants.get(swarm_id) if swarm_id else None
         return grant is not None and grant.tenant_id == tenant_id and permission in grant.permissions
 
-    def decision(
-        self,
-        permission: Permission,
-        tenant_id: uuid.UUID,
-        *,
-        resource: Resource | None = None,
-        amount: int | None = None,
-    ) -> Decision:
+    def decision(self, facts: Facts) -> Decision:
         """What the policies say about it. They do not restrict platform admins, who must be able to repair them."""
-        around = self.circumstances
-        if self.everything or not around.policies:
-            return Decision()
-        return decide(around.policies, self.facts(permission, tenant_id, resource=resource, amount=amount))
+        return Decision() if self.everything else decide(self.circumstances.policies, facts)
 
     def facts(
         self,
@@ -185,7 +183,7 @@ class Principal(Actor):
         if self.everything:
             return frozenset(Permission)
         held = self.permissions.get(tenant_id, frozenset())
-        return frozenset(each for each in held if not self.decision(each, tenant_id).denied_by)
+        return frozenset(each for each in held if not self.decision(self.facts(each, tenant_id)).denied_by)
 
     def can_anywhere(self, permission: Permission, *, on_a_swarm: bool = False) -> bool:
         """Whether it has the permission in some tenant; ``on_a_swarm`` counts grants on single swarms as well."""
@@ -225,24 +223,15 @@ class Principal(Actor):
         }
 
     def _may_look(self, permission: Permission, tenant_id: uuid.UUID, resource: Resource | None) -> bool:
-        decision = self.decision(permission, tenant_id, resource=resource)
-        self._note(decision, permission, tenant_id, resource, is_act=False)
+        facts = self.facts(permission, tenant_id, resource=resource)
+        decision = self.decision(facts)
+        self._note(decision, facts, is_act=False)
         return not decision.denied_by
 
-    def _note(
-        self,
-        decision: Decision,
-        permission: Permission,
-        tenant_id: uuid.UUID,
-        resource: Resource | None,
-        *,
-        is_act: bool,
-        amount: int | None = None,
-        swarm_id: uuid.UUID | None = None,
-    ) -> None:
+    def _note(self, decision: Decision, facts: Facts, *, is_act: bool, swarm_id: uuid.UUID | None = None) -> None:
         for policy in (*decision.denied_by, *decision.would_deny):
-            about = str(resource or Resource.of(permission))
-            self.noted[Noted(policy, permission, tenant_id, is_act, about, amount, swarm_id)] = None
+            about = (Permission(facts.action), facts.tenant.id, is_act, str(facts.resource), facts.amount, swarm_id)
+            self.noted[Noted(policy, *about)] = None
 
     def withheld(self) -> str:
         """What policies have denied so far, for a person; empty when nothing."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
 from django.db import transaction
 
 from apps.audit import trail
+from apps.tenants.access import Principal
 from apps.tenants.models import ApiToken, Membership, Tenant, User
-from apps.tenants.roles import PERMISSIONS, Role
+from apps.tenants.roles import PERMISSIONS, Permission, Resource, Role
 
 LONGEST_TOKEN_LIFE = dt.timedelta(days=3650)
 
@@ -32,8 +34,9 @@ def create_token(
     """Makes a token that acts for a user in one tenant; its row, and its text, which is shown only this once.
 
     An empty role means every role the user has there at the time of use; without permissions it has all those of the
-    role. Raises CannotCreateToken.
+    role. Raises CannotCreateToken, and PolicyDenied when a policy denies user:manage on tokens to ``by`` now.
     """
+    _verify_not_denied(tenant.pk, by)
     wanted = sorted({str(permission) for permission in permissions})
     if not user.is_active:
         raise CannotCreateToken(f"User {user.username} is not active.")
@@ -58,7 +61,8 @@ def create_token(
 
 
 def revoke_token(token: ApiToken, *, by: trail.Actor, reason: str = "") -> None:
-    """Ends a token at once: the next request that carries it is refused."""
+    """Ends a token at once: the next request that carries it is refused. Raises PolicyDenied, as ``create_token``."""
+    _verify_not_denied(token.tenant_id, by)
     with transaction.atomic():
         trail.record(
             by,
@@ -69,6 +73,12 @@ def revoke_token(token: ApiToken, *, by: trail.Actor, reason: str = "") -> None:
             details=_facts(token),
         )
         token.delete()
+
+
+def _verify_not_denied(tenant_id: uuid.UUID, by: trail.Actor) -> None:
+    """Policies are asked about everybody's tokens, one's own too. Commands and the system are nobody's."""
+    if isinstance(by, Principal):
+        by.verify_not_denied(Permission.USER_MANAGE, tenant_id, resource=Resource.TOKEN)
 
 
 def _facts(token: ApiToken) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from apps.tenants import (  # noqa: F401  (they register what they show)
     admin_logins,
     admin_policies,
 )
+from apps.tenants.access import PolicyDenied
 from apps.tenants.actions import CannotCreateToken, create_token, revoke_token
 from apps.tenants.admin_scoping import TenantFilter, TenantInline, TenantModelAdmin
 from apps.tenants.models import ApiToken, Membership, Tenant, User
@@ -301,7 +302,9 @@ class ApiTokenAdmin(TenantModelAdmin):
     @admin.action(description="Revoke", permissions=["revoke"])
     def revoke(self, request: HttpRequest, tokens: models.QuerySet[ApiToken]) -> None:
         by, rows = self.principal(request), self.chosen(request)
-        self.act_on_each(request, rows, lambda token: revoke_token(token, by=by), refusals=(), done="revoked")
+        self.act_on_each(
+            request, rows, lambda token: revoke_token(token, by=by), refusals=(PolicyDenied,), done="revoked"
+        )
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """Makes a token and shows its text, in this response and nowhere else."""

@@ -52,7 +52,16 @@ def explain(
     steps += _roles(user, tenant, permission, principal)
     if swarm_id is not None:
         steps += _grants(user, tenant, permission, swarm_id, principal, at)
-    if not principal.holds(permission, tenant.pk, swarm_id=swarm_id):
+    held = principal.holds(permission, tenant.pk, swarm_id=swarm_id)
+    if not held and token is None and (permission, resource) == (Permission.USER_MANAGE, Resource.TOKEN):
+        steps.append(
+            Step("Tokens of one's own are made and revoked by whoever logs in, those of others are not", "gives")
+        )
+        held, allowed = (
+            True,
+            not principal.decision(principal.facts(permission, tenant.pk, resource=resource)).denied_by,
+        )
+    if not held:
         steps.append(Step("Neither a role nor a grant gives it: policies are not asked", "denies"))
         return Explanation(False, tuple(steps))
     facts = principal.facts(permission, tenant.pk, resource=resource, amount=amount)

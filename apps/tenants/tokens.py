@@ -6,7 +6,7 @@ from django.db.models import Q, QuerySet
 
 from apps.tenants.access import AccessDenied, Principal
 from apps.tenants.models import ApiToken, Tenant, User
-from apps.tenants.roles import Permission
+from apps.tenants.roles import Permission, Resource
 
 
 def tokens_seen(by: Principal, user: User) -> QuerySet[ApiToken]:
@@ -16,7 +16,7 @@ def tokens_seen(by: Principal, user: User) -> QuerySet[ApiToken]:
     nothing of the others, and can end none of them.
     """
     rows: QuerySet[ApiToken] = ApiToken.objects.select_related("user", "tenant")
-    managed = by.tenant_ids(Permission.USER_MANAGE)
+    managed = by.tenant_ids(Permission.USER_MANAGE, resource=Resource.TOKEN)
     if managed is None:
         return rows
     own = Q(token_key=by.ref.split("/")[-1]) if by.kind == "token" else Q()
@@ -37,6 +37,6 @@ def verify_may_make(by: Principal, user: User, *, of: User, tenant: Tenant) -> N
     """
     if by.everything or (of == user and by.kind == "user"):
         return
-    by.verify(Permission.USER_MANAGE, tenant.pk)
+    by.verify(Permission.USER_MANAGE, tenant.pk, resource=Resource.TOKEN)
     if of.is_superuser and of != user:
         raise AccessDenied("A token for a platform admin is made by themselves.")

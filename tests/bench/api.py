@@ -185,9 +185,7 @@ def run(place: Setting, options: argparse.Namespace) -> list[Figures]:
         kinds = (("status", status), ("submit", submit), (f"{EVENTS_PER_REQUEST} cost events", events))
         for what, ask in kinds:
             full = measure(what, ports, tokens, options.seconds, ask, cost=cost)
-            third = measure(
-                f"{what}, third", ports, tokens, options.seconds, ask, cost=cost, rate=full.per_second / 3
-            )
+            third = measure(f"{what}, third", ports, tokens, options.seconds, ask, cost=cost, rate=full.per_second / 3)
             found += [full, third]
     return found
 

@@ -29,6 +29,15 @@ class MyTokenSerializer(serializers.Serializer):
     expires_at = serializers.DateTimeField(source="expiry", allow_null=True)
 
 
+class MyGrantSerializer(serializers.Serializer):
+    """What was granted on one swarm, beside what roles give."""
+
+    swarm = serializers.UUIDField(help_text="Its id.")
+    name = serializers.CharField(allow_null=True, help_text="Null when you may not read it now, or it is gone.")
+    tenant = serializers.CharField(help_text="Slug of its tenant.")
+    permissions = serializers.ListField(child=serializers.ChoiceField([str(name) for name in Permission]))
+
+
 class MeSerializer(serializers.Serializer):
     """Who the caller is and what they may do, as narrowed by the token."""
 
@@ -38,6 +47,7 @@ class MeSerializer(serializers.Serializer):
     permissions = serializers.ListField(
         child=serializers.ChoiceField([str(name) for name in Permission]), help_text="Held in at least one tenant."
     )
+    grants = MyGrantSerializer(many=True, help_text="On single swarms, also of tenants in which you have no role.")
 
 
 class CountUseSerializer(serializers.Serializer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -10,7 +12,8 @@ from apps.api.conditional import Conditional
 from apps.api.schema import FORBIDDEN
 from apps.api.serializers.platform import MeSerializer, PoolSerializer
 from apps.api.views.base import Door
-from apps.swarms.models import ResourcePool
+from apps.swarms.models import ResourcePool, Swarm
+from apps.tenants.access import Principal
 from apps.tenants.models import ApiToken
 from apps.tenants.roles import Permission
 
@@ -33,8 +36,28 @@ class Me(Door):
         ]
         held = everything if by.everything else sorted({name for each in by.permissions for name in by.held_in(each)})
         token = request.auth if isinstance(request.auth, ApiToken) else None
-        me = {"user": request.user, "token": token, "tenants": tenants, "permissions": held}
+        me = {"user": request.user, "token": token, "tenants": tenants, "permissions": held, "grants": _grants(by)}
         return Response(MeSerializer(me).data)
+
+
+def _grants(by: Principal) -> list[dict[str, Any]]:
+    """What is granted on single swarms, and their names; without what policies deny now. One query, if any."""
+    held = {
+        swarm_id: [each for each in grant.permissions if by.can(each, grant.tenant_id, swarm_id=swarm_id)]
+        for swarm_id, grant in by.grants.items()
+    }
+    readable = [swarm_id for swarm_id, permissions in held.items() if Permission.SWARM_READ in permissions]
+    names = dict(Swarm.objects.filter(pk__in=readable).values_list("pk", "name")) if readable else {}
+    rows = [
+        {
+            "swarm": swarm_id,
+            "name": names.get(swarm_id),
+            "tenant": by.circumstances.tenants[grant.tenant_id].slug,
+            "permissions": sorted(map(str, held[swarm_id])),
+        }
+        for swarm_id, grant in by.grants.items()
+    ]
+    return sorted(rows, key=lambda row: (row["tenant"], row["name"] or "", row["swarm"]))
 
 
 class Pool(Conditional):
