@@ -70,7 +70,7 @@ def view(request: HttpRequest) -> HttpResponseBase:
     context: dict[str, Any] = {
         **admin.site.each_context(request),
         "title": "Prices in force",
-        "about": ABOUT,
+        "about": f"{ABOUT} USD for a million tokens.",
         "form": form,
         "published": price_sources.published_version(),
         "prices_url": list_url(Price),
