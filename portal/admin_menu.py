@@ -91,6 +91,8 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
         "System",
         [
             ("Providers", "cloud", "providers.Provider"),
+            ("Regions", "public", "providers.Region"),
+            ("Data residency", "travel_explore", "providers.ResidencyRule"),
             ("Keys of providers", "vpn_key", "providers.SecretState"),
             ("Runners", "memory", "execution.Runner"),
             ("Orchestrator ticks", "schedule", "execution.Tick"),

@@ -37,7 +37,7 @@ from apps.events.models import Consumer, Event
 from apps.execution.models import Archive, Attempt, Runner, Tick
 from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
-from apps.providers.models import Provider, Region, SecretState
+from apps.providers.models import Breaker, Provider, Region, ResidencyRule, SecretState
 from apps.swarms.models import Agent, AgentOverride, Holding, Step, Swarm, Task
 from apps.tenants.models import (
     AccessPolicy,
@@ -200,7 +200,8 @@ def make_platform_rows(count: int) -> None:
         made = AccruedHour.objects.count()
         AccruedHour.objects.create(kind="storage", hour=now - dt.timedelta(hours=made + n), accrued_at=now)
         provider = Provider.objects.create(name=f"provider-{name}")
-        Region.objects.create(provider=provider, name="east", base_url="http://127.0.0.1:9999/v1")
+        region = Region.objects.create(provider=provider, name="east", base_url="http://127.0.0.1:9999/v1")
+        Breaker.objects.create(region=region, state="open", cause="5 calls failed.")
         SecretState.objects.create(name=f"KEY_{name}", worker_class="agents", backend="environment")
         vouching = IdentityProvider.objects.create(
             slug=f"idp-{name}", name=f"idp-{name}", issuer=f"https://{name}.example", client_id="desk"
@@ -208,6 +209,7 @@ def make_platform_rows(count: int) -> None:
         person, place = User.objects.first(), Tenant.objects.first()
         assert person
         assert place
+        ResidencyRule.objects.create(tenant=place, provider=provider, note=name).regions.add(region)
         GroupRule.objects.create(provider=vouching, group=f"group-{name}", tenant=place, role=Role.VIEWER)
         Identity.objects.create(provider=vouching, user=person, issuer=vouching.issuer, subject=name)
         AccessAttempt.objects.create(username=name, ip_address="192.0.2.7", failures_since_start=n, user_agent="x")

@@ -37,7 +37,10 @@ SHOWN_ON_ANOTHER_PAGE = {
     "costs.StatementLine",
     "providers.BackendState",
     "providers.RefreshOrder",
-    "providers.Region",
+    "providers.Breaker",
+    "providers.RegionMinute",
+    "providers.RegionQuota",
+    "providers.RegionWindow",
     # Sums that the report shows.
     *(f"costs.{kind}Total" for kind in ("Day", "Hour", "Swarm", "Subject", "Usage")),
     "costs.RolledTenant",

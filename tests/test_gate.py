@@ -22,7 +22,8 @@ from pydantic_ai.usage import RequestUsage
 from apps.costs.prices import ModelPrice
 from apps.costs.reserving import CallRequest, Settlement, Verdict
 from apps.execution.errors import BudgetBusy, BudgetExhausted
-from apps.execution.gate import CallContext, Gate, GovernedModel, Usage, request_bytes
+from apps.execution.gate import CallContext, Gate, Usage
+from apps.execution.governed import GovernedModel, request_bytes
 
 PRICE = ModelPrice("simulated:small", 1_000_000, 2_000_000)  # 1 and 2 nano-dollars a token
 HIGHEST = 1000

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -141,7 +142,18 @@ def test_an_outage_can_be_errors_instead(start: Start) -> None:
     port = start()
     call(port, "POST", "/simulator/outage", {"seconds": 60, "mode": "500"})
     assert ask(port)[0] == 500
+    call(port, "POST", "/simulator/outage", {"seconds": 60, "mode": "429"})
+    assert ask(port)[0] == 429
+    assert call(port, "GET", "/v1/models")[0] == 429
     assert call(port, "POST", "/simulator/outage", {"seconds": 60, "mode": "flood"})[0] == 400
+
+
+def test_a_slow_region_answers_ten_times_later(start: Start) -> None:
+    port = start("--latency-ms", "30")
+    call(port, "POST", "/simulator/outage", {"seconds": 60, "mode": "slow"})
+    began = time.monotonic()
+    assert ask(port)[0] == 200
+    assert time.monotonic() - began >= 0.3
 
 
 def test_statistics_add_up(start: Start) -> None:

@@ -1,6 +1,7 @@
 """Why a call or an attempt does not happen; the texts are for people."""
 
 from apps.costs.reserving import Refused
+from apps.providers.errors import ProviderUnavailable
 
 
 class BudgetExhausted(Exception):
@@ -11,8 +12,28 @@ class BudgetExhausted(Exception):
         self.refused = refused
 
 
-class BudgetBusy(Exception):
+class Busy(Exception):
+    """Nothing is wrong, but the call has to wait longer than it should be waited for; the attempt does not count."""
+
+    def __init__(self, reason: str, *, again_in_s: float = 2.0) -> None:
+        super().__init__(reason)
+        self.again_in_s = again_in_s
+
+
+class BudgetBusy(Busy):
     """The call would fit once calls in flight are settled, and it waited long enough for that."""
+
+
+class RegionsBusy(Busy):
+    """Every region that could take the call is at its limits, or asked for fewer calls."""
+
+
+class NoRegionAnswered(ProviderUnavailable):
+    """The call was tried in every region that it may go to. ``is_timeout``: all of them were silent."""
+
+    def __init__(self, reason: str, *, is_timeout: bool) -> None:
+        super().__init__(reason)
+        self.is_timeout = is_timeout
 
 
 class PolicyDenied(Exception):

@@ -9,7 +9,14 @@ from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedMode
 
 from apps.costs.prices import UnknownModel
 from apps.costs.reserving import Refused
-from apps.execution.errors import BudgetExhausted, PolicyDenied, RuntimeMisconfigured
+from apps.execution.errors import (
+    BudgetBusy,
+    BudgetExhausted,
+    NoRegionAnswered,
+    PolicyDenied,
+    RegionsBusy,
+    RuntimeMisconfigured,
+)
 from apps.providers.errors import ProviderUnavailable
 from apps.swarms.models import FailureCode
 from apps.swarms.prompts import PromptError
@@ -35,6 +42,10 @@ def classify(error: BaseException) -> Failure:
     name = type(error).__name__
     text = str(error).strip() or name
     match error:
+        case BudgetBusy():
+            return Failure(FailureCode.BUDGET_EXHAUSTED, text, can_heal=True)
+        case RegionsBusy():
+            return Failure(FailureCode.PROVIDER_ERROR, text, can_heal=True)
         case BudgetExhausted():
             return Failure(FailureCode.BUDGET_EXHAUSTED, text, can_heal=False, refused=error.refused)
         case PolicyDenied():
@@ -43,6 +54,8 @@ def classify(error: BaseException) -> Failure:
             heals = error.status_code >= 500 or error.status_code in RETRYABLE_STATUS
             return Failure(FailureCode.PROVIDER_ERROR, _http_text(error), can_heal=heals)
         case TimeoutError():
+            return Failure(FailureCode.PROVIDER_TIMEOUT, text, can_heal=True)
+        case NoRegionAnswered(is_timeout=True):
             return Failure(FailureCode.PROVIDER_TIMEOUT, text, can_heal=True)
         case ProviderUnavailable():
             return Failure(FailureCode.PROVIDER_ERROR, text, can_heal=True)

@@ -1,35 +1,23 @@
-"""The gate: the highest possible cost of a call is reserved before it is made, and settled after.
-
-It is one wrapper around the pydantic-ai model (:class:`GovernedModel`), so no runtime can go round it.
-"""
+"""The gate: the highest possible cost of a call is reserved before it is made, and settled after."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from pydantic_ai.exceptions import ModelConnectionError, ModelHTTPError, UserError
-from pydantic_ai.messages import ModelMessage, ModelResponse, SystemPromptPart, UserPromptPart
-from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.settings import ModelSettings
+from pydantic_ai.exceptions import ModelConnectionError, ModelHTTPError
 
 from apps.costs.prices import ModelPrice
 from apps.costs.reserving import CallRequest, Settlement, Verdict
 from apps.execution.errors import BudgetBusy, BudgetExhausted
 from apps.execution.results import Spending
-from apps.providers.transport import LaunchPad
 from portal.ids import uuid7
 
 T = TypeVar("T")
-
-PART_OVERHEAD = 64
-"""Bytes added for each message and part: roles, names and separators that a provider puts round the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +35,10 @@ class Usage:
 
 @dataclass(slots=True)
 class CallContext:
-    """On whose account calls are made: one attempt. ``expires_at`` follows the attempt's lease."""
+    """On whose account calls are made: one attempt.
+
+    ``expires_at`` follows the attempt's lease. ``deadline`` is when its time is up, in the loop's time.
+    """
 
     tenant_id: uuid.UUID
     subject_id: uuid.UUID | None
@@ -58,6 +49,7 @@ class CallContext:
     model: str
     price: ModelPrice
     expires_at: dt.datetime
+    deadline: float | None = None
     spending: Spending = field(default_factory=Spending)
 
 
@@ -87,43 +79,27 @@ class Gate:
         ``patience_s`` seconds because of calls in flight. A call that was certainly not billed gives its reservation
         back; one of which that is not known is charged as reserved, and marked.
         """
-        reservation = await self._reserve(context, highest)
-        context.spending.requests += 1
-        context.spending.estimated += highest
+        held = await self.reserve(context, highest)
         try:
             answer, usage = await send()
         except BaseException as error:
-            if _certainly_not_billed(error):
-                self._release_soon(reservation)
+            if certainly_not_billed(error):
+                held.release()
             else:
-                context.spending.cost += highest
-                self._settle_soon(Settlement(reservation, None))
+                held.charge()
             raise
-        if not usage.input_tokens and not usage.output_tokens:
-            context.spending.cost += highest
-            self._settle_soon(Settlement(reservation, None))
-            return answer
-        cost = context.price.cost(
-            usage.input_tokens,
-            usage.output_tokens,
-            cache_read_tokens=usage.cache_read_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-        )
-        context.spending.input_tokens += usage.input_tokens
-        context.spending.output_tokens += usage.output_tokens
-        context.spending.cost += cost
-        self._settle_soon(
-            Settlement(
-                reservation,
-                cost,
-                usage.input_tokens,
-                usage.output_tokens,
-                cache_read_tokens=usage.cache_read_tokens,
-                cache_write_tokens=usage.cache_write_tokens,
-                rates=context.price.rates(usage.input_tokens),
-            )
-        )
+        held.settle(usage)
         return answer
+
+    async def reserve(self, context: CallContext, highest: int) -> HeldMoney:
+        """The highest possible cost of one request, in nano-dollars; raises as ``call`` does.
+
+        Whoever gets it sends at most one request that may be billed, and then says what became of it, once.
+        """
+        reservation = await self._reserve(context, highest)
+        context.spending.requests += 1
+        context.spending.estimated += highest
+        return HeldMoney(self, context, reservation, highest)
 
     async def _reserve(self, context: CallContext, highest: int) -> uuid.UUID:
         loop = asyncio.get_running_loop()
@@ -163,86 +139,62 @@ class Gate:
             self._release_soon(pending.result().id)
 
 
-def _certainly_not_billed(error: BaseException) -> bool:
+class HeldMoney:
+    """A reservation in hand. ``release``, ``charge`` or ``settle`` ends it; what comes after that changes nothing."""
+
+    __slots__ = ("_context", "_gate", "_highest", "_open", "_reservation")
+
+    def __init__(self, gate: Gate, context: CallContext, reservation: uuid.UUID, highest: int) -> None:
+        self._gate = gate
+        self._context = context
+        self._reservation = reservation
+        self._highest = highest
+        self._open = True
+
+    def release(self) -> None:
+        """No request was sent, or none that can be billed."""
+        if self._open:
+            self._open = False
+            self._gate._release_soon(self._reservation)
+
+    def charge(self) -> None:
+        """What the request cost nobody knows: all of it is charged, and marked."""
+        if self._open:
+            self._open = False
+            self._context.spending.cost += self._highest
+            self._gate._settle_soon(Settlement(self._reservation, None))
+
+    def settle(self, usage: Usage) -> None:
+        """The request was answered, and billed for these tokens."""
+        if not usage.input_tokens and not usage.output_tokens:
+            self.charge()
+        elif self._open:
+            self._open = False
+            price, spending = self._context.price, self._context.spending
+            cost = price.cost(
+                usage.input_tokens,
+                usage.output_tokens,
+                cache_read_tokens=usage.cache_read_tokens,
+                cache_write_tokens=usage.cache_write_tokens,
+            )
+            spending.input_tokens += usage.input_tokens
+            spending.output_tokens += usage.output_tokens
+            spending.cost += cost
+            self._gate._settle_soon(
+                Settlement(
+                    self._reservation,
+                    cost,
+                    usage.input_tokens,
+                    usage.output_tokens,
+                    cache_read_tokens=usage.cache_read_tokens,
+                    cache_write_tokens=usage.cache_write_tokens,
+                    rates=price.rates(usage.input_tokens),
+                )
+            )
+
+
+def certainly_not_billed(error: BaseException) -> bool:
     """Whether a failed call cost nothing: it was never sent, or the provider refused it with an error status."""
     if isinstance(error, ModelConnectionError):
         return error.phase in ("pool", "connect")
     return isinstance(error, ModelHTTPError) and not error.in_stream
-
-
-class GovernedModel(WrapperModel):
-    """A model whose every request passes the gate, with a bound on its output. Anything else it could do is refused."""
-
-    def __init__(
-        self, wrapped: Model, gate: Gate, context: CallContext, *, max_output_tokens: int, pad: LaunchPad | None = None
-    ) -> None:
-        super().__init__(wrapped)
-        self._pad = pad or LaunchPad()
-        self._gate = gate
-        self._context = context
-        self._max_output_tokens = max_output_tokens
-
-    async def request(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        if model_request_parameters.native_tools:
-            self._refuse("use tools that the provider runs and bills by itself")
-        settings = ModelSettings(**(model_settings or {}))
-        settings["max_tokens"] = min(settings.get("max_tokens") or self._max_output_tokens, self._max_output_tokens)
-        highest = self._context.price.highest(request_bytes(messages, model_request_parameters), settings["max_tokens"])
-
-        async def send() -> tuple[ModelResponse, Usage]:
-            async with self._pad.launching():
-                response = await self.wrapped.request(messages, settings, model_request_parameters)
-            used = response.usage
-            return response, Usage(
-                used.input_tokens, used.output_tokens, used.cache_read_tokens, used.cache_write_tokens
-            )
-
-        return await self._gate.call(self._context, highest, send)
-
-    def request_stream(self, *args: Any, **kwargs: Any) -> Any:
-        self._refuse("stream")
-
-    async def count_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        self._refuse("count tokens")
-
-    async def batch_create(self, *args: Any, **kwargs: Any) -> Any:
-        self._refuse("send batches")
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise UserError(f"Agents here cannot {what}: the gate governs plain requests only.")
-
-
-def request_bytes(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> int:
-    """UTF-8 bytes of all that the model reads; a bound on its input tokens.
-
-    A byte-level tokeniser never makes more tokens than bytes, and ``PART_OVERHEAD`` covers what a provider adds round
-    each message, part and tool.
-    """
-    total = PART_OVERHEAD
-    for message in messages:
-        total += PART_OVERHEAD
-        for part in message.parts:
-            if isinstance(part, UserPromptPart | SystemPromptPart) and isinstance(part.content, str):
-                total += _size(part.content) + PART_OVERHEAD
-            else:
-                total += _size(_everything(part)) + PART_OVERHEAD
-    # Only the current request's instructions are sent; those of earlier messages are history.
-    rendered = getattr(messages[-1], "instructions", None) or ""
-    parts = [_size(part.content) + PART_OVERHEAD for part in parameters.instruction_parts or ()]
-    total += max(_size(rendered) + PART_OVERHEAD, sum(parts))
-    for tool in (*parameters.function_tools, *parameters.output_tools):
-        total += _size(json.dumps([tool.name, tool.description, tool.parameters_json_schema])) + PART_OVERHEAD
-    return total
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _everything(part: Any) -> str:
-    return json.dumps(vars(part), default=str, ensure_ascii=False)

@@ -18,6 +18,7 @@ from apps.execution.models import Outcome
 from apps.swarms import progress
 from apps.swarms.models import FailureCode, TaskStatus
 
+MAX_RESULT_CHARS = 1_000_000
 DROPPED = "Its lease had ended before it did; its result was dropped."
 
 _OUTCOMES = {
@@ -115,3 +116,16 @@ def _write_attempts(finished: Sequence[Finished]) -> None:
 
 def _outcome(item: Finished) -> Outcome:
     return _OUTCOMES[item.outcome.status] if item.outcome.counted else Outcome.HANDED_BACK
+
+
+def storable_text(value: str) -> str:
+    """Text that PostgreSQL can keep: it has no NUL."""
+    return value.replace("\x00", "")
+
+
+def storable(result: Any) -> Any:
+    """A result as it is kept. Raises ValueError when it is too large or not JSON."""
+    encoded = json.dumps(result, ensure_ascii=False)
+    if len(encoded) > MAX_RESULT_CHARS:
+        raise ValueError(f"The result is larger than {MAX_RESULT_CHARS:,} characters.")
+    return json.loads(encoded.replace("\\u0000", "")) if "\\u0000" in encoded else result

@@ -4,92 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
 import os
 import random
 import signal
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import structlog
-from django.conf import settings
 from django.db import DatabaseError
 from django.utils import timezone
 
 from apps.costs import reserving
 from apps.costs.reserving import CallRequest, Settlement, Verdict
 from apps.execution import leases, results
-from apps.execution.batching import Batcher, DatabaseThread
 from apps.execution.briefing import Brief, Briefing
-from apps.execution.errors import BudgetBusy
+from apps.execution.errors import Busy
 from apps.execution.failures import Failure, classify
+from apps.execution.flights import Flight, RunnerConfig, Stop
 from apps.execution.gate import CallContext, Gate
 from apps.execution.leases import Leased
 from apps.execution.models import Runner as RunnerRow
 from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
 from apps.providers.clients import ModelClients
-from apps.providers.directory import Directory
+from apps.providers.switchboard import Switchboard
 from apps.swarms.models import FailureCode, Runtime, Swarm, TaskStatus
 from apps.swarms.progress import TaskOutcome
+from portal.batching import Batcher, DatabaseThread
 from portal.notify import Channel, Listener
 from portal.redaction import redacted
+
+__all__ = ["Runner", "RunnerConfig", "Stop"]
 
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 2.0
-DIRECTORY_S = 15.0
 IDLE_POLL_S = 2.0
 LEASE_INTERVAL_S = 0.03
 ENOUGH_ROOM = 64
 RESERVE_INTERVAL_S = 0.02
 WRITE_INTERVAL_S = 0.04
-BUSY_RETRY = dt.timedelta(seconds=2)
-MAX_RESULT_CHARS = 1_000_000
-
-
-class Stop(StrEnum):
-    """Why an attempt in flight is cancelled."""
-
-    STOPPED = "stopped"  # its swarm was, by a person or by a budget
-    HANDED_BACK = "handed back"  # this process ends
-    LEASE_LOST = "lease lost"  # somebody else has the task now
-
-
-@dataclass(slots=True)
-class Flight:
-    """An attempt in flight."""
-
-    leased: Leased
-    expires_at: dt.datetime
-    task: asyncio.Task[None] | None = None
-    context: CallContext | None = None
-    stop: Stop | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerConfig:
-    """How a runner works; seconds unless said otherwise."""
-
-    concurrency: int = 200
-    lease_s: float = 30.0
-    lifetime_s: float = 3600.0
-    grace_s: float = 45.0
-    write_reserve_s: float = 5.0  # of the grace, kept for writing what was cut short
-
-    @classmethod
-    def from_settings(cls) -> RunnerConfig:
-        return cls(
-            concurrency=settings.RUNNER_CONCURRENCY,
-            lease_s=settings.LEASE_SECONDS,
-            lifetime_s=settings.RUNNER_LIFETIME_S,
-            grace_s=settings.GRACE_SECONDS,
-        )
 
 
 class Runner:
@@ -110,9 +67,9 @@ class Runner:
         self._draining = False
         self._briefing = Briefing()
         self._clients = ModelClients(connections=self.config.concurrency + 8)
-        self._llm = LlmRuntime(self._clients)
+        self._board = Switchboard(str(self._row.pk), self._clients.ask, now=now)
         self._runtimes: dict[str, AgentRuntime] = {
-            Runtime.LLM: self._llm,
+            Runtime.LLM: LlmRuntime(self._clients, self._board),
             Runtime.PYTHON: PythonRuntime(),
             **(runtimes or {}),
         }
@@ -135,8 +92,8 @@ class Runner:
         self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit)
         self._loop.add_signal_handler(signal.SIGTERM, self.drain)
         await self._leases.run(lambda: self._row.save(force_insert=True))
-        self._llm.directory = await self._reserves.run(Directory.load)
-        listener = Listener([Channel.READY, Channel.CONTROL], self._on_hint, self._on_reconnect)
+        await self._board.start()
+        listener = Listener([Channel.READY, Channel.CONTROL, Channel.REGIONS], self._on_hint, self._on_reconnect)
         listener.start()
         log.info("runner_started", runner=str(self._row.pk), concurrency=self.config.concurrency)
         keeper = asyncio.create_task(self._keep_alive())
@@ -150,6 +107,7 @@ class Runner:
             await asyncio.gather(keeper, return_exceptions=True)
             listener.stop()
             self._loop.remove_signal_handler(signal.SIGTERM)
+            await self._board.aclose()
             await self._clients.aclose()
             await self._leases.run(lambda: self._beat(finished=True))
             for thread in (self._books, self._reserves, self._leases):
@@ -215,17 +173,13 @@ class Runner:
         outcome: TaskOutcome | None
         try:
             result = await self._attempt(flight, brief)
-            outcome = self._outcome(flight, TaskStatus.SUCCEEDED, result=_storable(result))
+            outcome = self._outcome(flight, TaskStatus.SUCCEEDED, result=results.storable(result))
         except asyncio.CancelledError:
             outcome = self._cancelled(flight)
-        except BudgetBusy as error:
-            outcome = replace(
-                self._outcome(
-                    flight, TaskStatus.WAITING, failure=Failure(FailureCode.BUDGET_EXHAUSTED, str(error), True)
-                ),
-                retry_at=self._now() + BUSY_RETRY,
-                counted=False,
-            )
+        except Busy as error:
+            waiting = self._outcome(flight, TaskStatus.WAITING, failure=classify(error))
+            retry_at = self._now() + dt.timedelta(seconds=error.again_in_s)
+            outcome = replace(waiting, retry_at=retry_at, counted=False)
         except Exception as error:
             outcome = self._failed(flight, brief, classify(error))
         self._land(flight, brief, outcome)
@@ -245,6 +199,7 @@ class Runner:
                 model=agent.model,
                 price=brief.price,
                 expires_at=flight.expires_at,
+                deadline=self._loop.time() + agent.timeout_s,
             )
         call = AgentCall(agent, brief.prompt, leased.item, leased.number, flight.context, flight.notes)
         try:
@@ -262,7 +217,7 @@ class Runner:
             status,
             result=result,
             failure_code=failure.code if failure else "",
-            error=redacted(_text(failure.message)) if failure else "",
+            error=redacted(results.storable_text(failure.message)) if failure else "",
             refused=failure.refused if failure else None,
         )
 
@@ -303,7 +258,7 @@ class Runner:
                     "agent": agent.name,
                     "runtime": agent.runtime,
                     "model": agent.model,
-                    "prompt": _text(brief.prompt)[:20_000],
+                    "prompt": results.storable_text(brief.prompt)[:20_000],
                     "max_output_tokens": agent.max_output_tokens,
                     "timeout_s": agent.timeout_s,
                     **flight.notes,
@@ -319,13 +274,9 @@ class Runner:
     # -- leases, heartbeats, orders ----------------------------------------------------------------------------------
 
     async def _keep_alive(self) -> None:
-        """Heartbeats, prolongs leases, and refreshes the directory of regions."""
-        directory_due = self._loop.time() + DIRECTORY_S
+        """Heartbeats, and prolongs leases."""
         while True:
             try:
-                if self._loop.time() >= directory_due:
-                    self._llm.directory = await self._reserves.run(Directory.load)
-                    directory_due = self._loop.time() + DIRECTORY_S
                 await self._renew()
                 await self._leases.run(self._beat)
             except DatabaseError as error:
@@ -373,6 +324,8 @@ class Runner:
             self._wake.set()
         elif channel is Channel.CONTROL and "stop" in payload:
             self._stop_swarms({uuid.UUID(payload["stop"])})
+        elif channel is Channel.REGIONS:
+            self._board.hear()
 
     def _stop_swarms(self, swarm_ids: set[uuid.UUID]) -> None:
         for flight in list(self._flights.values()):
@@ -389,6 +342,7 @@ class Runner:
             connection.close()
             self._loop.call_soon_threadsafe(self._stop_swarms, stopping)
         self._loop.call_soon_threadsafe(self._wake.set)
+        self._loop.call_soon_threadsafe(self._board.hear)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -413,16 +367,3 @@ class Runner:
 def _release(ids: Sequence[uuid.UUID]) -> list[None]:
     reserving.release(ids)
     return [None] * len(ids)
-
-
-def _text(value: str) -> str:
-    """Text that PostgreSQL can keep: it has no NUL."""
-    return value.replace("\x00", "")
-
-
-def _storable(result: Any) -> Any:
-    """A result as it is kept. Raises ValueError when it is too large or not JSON."""
-    encoded = json.dumps(result, ensure_ascii=False)
-    if len(encoded) > MAX_RESULT_CHARS:
-        raise ValueError(f"The result is larger than {MAX_RESULT_CHARS:,} characters.")
-    return json.loads(encoded.replace("\\u0000", "")) if "\\u0000" in encoded else result

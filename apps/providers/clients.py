@@ -58,6 +58,12 @@ class ModelClients:
         openai = AsyncOpenAI(api_key=api_key, base_url=endpoint.base_url, max_retries=0, http_client=self._http)
         return OpenAIChatModel(name, provider=OpenAIProvider(openai_client=openai))
 
+    async def ask(self, endpoint: Endpoint) -> None:
+        """Asks a region whether it answers; raises what it met. No key goes along: "unauthorised" is an answer."""
+        response = await self._http.get(f"{endpoint.base_url.rstrip('/')}/models")
+        if response.status_code >= 500:
+            raise ProviderUnavailable(f"answered {response.status_code}")
+
     async def aclose(self) -> None:
         await self._http.aclose()
 

@@ -34,7 +34,8 @@ FAULTS = {
     "hang": "never answers",
     "overbill": "reports more completion tokens than were allowed",
 }
-OUTAGE_MODES = ("refuse", "hang", "500")
+OUTAGE_MODES = ("refuse", "hang", "500", "429", "slow")
+SLOW_FACTOR = 10
 _DEFAULT_MAX_TOKENS = 4096
 _CHARACTERS_PER_TOKEN = 4
 _LARGEST_BODY = 32 * 1024 * 1024
@@ -96,6 +97,9 @@ class Simulator:
         self._seen: set[bytes] = set()
         self._dark_until = 0.0
         self._dark_mode = "refuse"
+        self.asked = 0
+        self.being_asked = 0
+        self.peak_being_asked = 0
         self.requests = 0
         self.in_flight = 0
         self.peak_in_flight = 0
@@ -117,7 +121,14 @@ class Simulator:
             finally:
                 self.in_flight -= 1
         if path == "/v1/models":
-            await self._pass_outage(request)
+            self.asked += 1
+            self.being_asked += 1
+            self.peak_being_asked = max(self.peak_being_asked, self.being_asked)
+            try:
+                if outage := await self._pass_outage(request):
+                    return outage
+            finally:
+                self.being_asked -= 1
             return _json(200, {"object": "list", "data": [_model(name) for name in (*MODELS, *FAULTS)]})
         if path == "/health":
             dark = self._dark()
@@ -142,6 +153,8 @@ class Simulator:
         if call.model == "hang":
             await asyncio.Event().wait()
         delay = self.options.latency_ms + self.options.jitter_ms * (draw >> 96) / 2**32
+        if self._dark():
+            delay *= SLOW_FACTOR  # every other outage has ended the request before
         if delay > 0:
             await asyncio.sleep(delay / 1000)
         if failure := self._fault(call, draw):
@@ -207,11 +220,13 @@ class Simulator:
 
     async def _pass_outage(self, request: web.BaseRequest) -> web.StreamResponse | None:
         """None when all is well; otherwise the outage happens to this request."""
-        if not self._dark():
+        if not self._dark() or self._dark_mode == "slow":
             return None
         self.refused += 1
         if self._dark_mode == "500":
             return _failure(500, "The region is down.", "server_error")
+        if self._dark_mode == "429":
+            return _failure(429, "The region has too many calls.", "rate_limit_exceeded")
         if self._dark_mode == "hang":
             await asyncio.Event().wait()
         if request.transport is not None:
@@ -242,6 +257,8 @@ class Simulator:
             "in_flight": self.in_flight,
             "peak_in_flight": self.peak_in_flight,
             "refused": self.refused,
+            "asked": self.asked,
+            "peak_being_asked": self.peak_being_asked,
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
             "models": self.by_model,
             "prompt_tokens": sum(tally["prompt_tokens"] for tally in self.by_model.values()),
@@ -434,6 +451,6 @@ def main(arguments: Sequence[str]) -> int:
 DESCRIPTION = (
     "Serves a simulated, OpenAI-compatible model provider on 127.0.0.1: POST /v1/chat/completions, GET /v1/models, "
     'GET /health, GET /simulator/stats, and POST /simulator/outage with {"seconds": 30, "mode": "refuse"} to take it '
-    'down (null seconds: until {"seconds": 0}; modes: refuse, hang, 500). '
+    'down (null seconds: until {"seconds": 0}; modes: refuse, hang, 500, 429, slow: ten times). '
     "Models that misbehave: " + "; ".join(f"{name} {what}" for name, what in FAULTS.items()) + "."
 )

@@ -18,7 +18,7 @@ MAX_OUTPUT_TOKENS = 300
 
 def endpoint(port: int) -> Endpoint:
     """The simulator as a region."""
-    return Endpoint("simulated", "openai_compatible", "bench", f"http://127.0.0.1:{port}/v1", 1, "")
+    return Endpoint("simulated", "openai_compatible", "bench", f"http://127.0.0.1:{port}/v1", "")
 
 
 async def run_bare(port: int, first: int, count: int, concurrency: int) -> None:

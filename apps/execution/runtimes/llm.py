@@ -9,10 +9,12 @@ from typing import Any
 from pydantic_ai import Agent
 from pydantic_ai.settings import ModelSettings
 
-from apps.execution.gate import Gate, GovernedModel
+from apps.execution.failover import Line
+from apps.execution.gate import Gate
+from apps.execution.governed import GovernedModel
 from apps.execution.runtimes.base import AgentCall, AgentSettings
 from apps.providers.clients import ModelClients
-from apps.providers.directory import Directory
+from apps.providers.switchboard import Switchboard
 from apps.providers.transport import LaunchPad
 
 MAX_CACHED_AGENTS = 512
@@ -21,9 +23,9 @@ MAX_CACHED_AGENTS = 512
 class LlmRuntime:
     """Keeps the pydantic-ai agents of a process; they hold no state of a run, so tasks share them."""
 
-    def __init__(self, clients: ModelClients) -> None:
-        self.directory = Directory({})
+    def __init__(self, clients: ModelClients, board: Switchboard) -> None:
         self._clients = clients
+        self._board = board
         self._pad = LaunchPad()
         self._agents: OrderedDict[uuid.UUID, Agent[None, str]] = OrderedDict()
 
@@ -31,14 +33,14 @@ class LlmRuntime:
         """The model's final text."""
         assert call.context is not None
         provider, _, model_name = call.agent.model.partition(":")
-        endpoint = self.directory.choose(provider, call=call.context.task_id, attempt=call.attempt)
-        call.notes["region"] = endpoint.region
+        line = Line(self._board, self._clients, provider, model_name, call.context.tenant_id, call.notes)
         model = GovernedModel(
-            self._clients.model(endpoint, model_name),
+            line.face(),
             gate,
             call.context,
             max_output_tokens=call.agent.max_output_tokens,
             pad=self._pad,
+            line=line,
         )
         result = await self._agent(call.agent).run(call.prompt, model=model)
         return result.output

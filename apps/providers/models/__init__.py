@@ -1,7 +1,24 @@
-"""Model providers, the regions they are reached in, and what is known of their secrets."""
+"""Model providers, the regions they are reached in, and what all workers know of those and of their secrets."""
 
-from apps.providers.models.provider import Provider, ProviderKind
+from apps.providers.models.breaker import Breaker, BreakerState
+from apps.providers.models.provider import HealthStatus, Provider, ProviderKind
 from apps.providers.models.region import Region
+from apps.providers.models.residency import ResidencyRule
 from apps.providers.models.secret import BackendState, RefreshOrder, SecretState
+from apps.providers.models.traffic import RegionMinute, RegionQuota, RegionWindow
 
-__all__ = ["BackendState", "Provider", "ProviderKind", "RefreshOrder", "Region", "SecretState"]
+__all__ = [
+    "BackendState",
+    "Breaker",
+    "BreakerState",
+    "HealthStatus",
+    "Provider",
+    "ProviderKind",
+    "RefreshOrder",
+    "Region",
+    "RegionMinute",
+    "RegionQuota",
+    "RegionWindow",
+    "ResidencyRule",
+    "SecretState",
+]

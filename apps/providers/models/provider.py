@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
-from django.core.validators import RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
+from django.utils import timezone
 
+from apps.providers.breaker import BreakerPolicy
 from portal.ids import uuid7
 from portal.redaction import redacted
 
@@ -40,6 +43,12 @@ class ProviderKind(models.TextChoices):
     COMPATIBLE = "openai_compatible", "OpenAI-compatible endpoint"
 
 
+class HealthStatus(models.TextChoices):
+    HEALTHY = "healthy", "Healthy"
+    FAILED_OVER = "failed_over", "Failed over"
+    CRITICAL = "critical", "Critical"
+
+
 class ProviderQuerySet(models.QuerySet["Provider"]):
     def enabled(self) -> ProviderQuerySet:
         return self.filter(is_enabled=True)
@@ -51,7 +60,10 @@ class ProviderQuerySet(models.QuerySet["Provider"]):
 
 
 class Provider(models.Model):
-    """Who serves models. Agents name them as ``provider:model``."""
+    """Who serves models. Agents name them as ``provider:model``.
+
+    ``health`` is as it was last announced; :mod:`apps.providers.health` judges it anew with each change of a region.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.SlugField(unique=True, help_text='The part before the colon in "openai:gpt-4o".')
@@ -69,6 +81,28 @@ class Provider(models.Model):
         help_text="Classes of processes that may read the key, by commas. No other loads it, or runs its agents.",
     )
     is_enabled = models.BooleanField(default=True)
+    patience_s = models.PositiveIntegerField(
+        default=30,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="Seconds that a region may stay silent before the next one is tried. Half of what is left of a "
+        "task's time is always kept for the others.",
+    )
+    breaker_failures = models.PositiveSmallIntegerField(
+        default=5,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="So many failed calls within the window open a region's breaker, where half of its calls fail.",
+    )
+    breaker_window_s = models.PositiveIntegerField(
+        default=30, validators=[MinValueValidator(1), MaxValueValidator(3600)], help_text="The window, in seconds."
+    )
+    probe_every_s = models.PositiveIntegerField(
+        default=15,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="Seconds between two probes of a region whose breaker is open.",
+    )
+    health = models.CharField(max_length=12, choices=HealthStatus, default=HealthStatus.HEALTHY, editable=False)
+    health_since = models.DateTimeField(default=timezone.now, editable=False)
+    serving = models.CharField(max_length=60, blank=True, editable=False, help_text="What it failed over to.")
 
     objects = ProviderQuerySet.as_manager()
 
@@ -77,3 +111,14 @@ class Provider(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def breaker_policy(self) -> BreakerPolicy:
+        return BreakerPolicy(self.breaker_failures, self.breaker_window_s, probe_every_s=self.probe_every_s)
+
+    def note_health(self, status: HealthStatus, *, serving: str, now: dt.datetime) -> None:
+        """Writes down a verdict that is being announced."""
+        if status != self.health:
+            self.health_since = now
+        self.health, self.serving = status, serving
+        self.save(update_fields=["health", "health_since", "serving"])
