@@ -122,5 +122,7 @@ def refuse_bad_environment(name: str) -> None:
     from portal import checks
 
     problems = [*checks.environment_is_readable(), *checks.secrets_are_set(), *checks.server_is_safe()]
+    if name == "web":
+        problems += checks.proxies_are_named(sys.argv)
     if problems:
         refuse(name, *(f"{problem.msg} {problem.hint}" if problem.hint else problem.msg for problem in problems))
