@@ -49,6 +49,7 @@ migrations: .venv/.development
 # Anew from pyproject.toml, with the newest versions that fit when UPGRADE=--upgrade; needs uv.
 lock:
 	$(LOCK) $(UPGRADE) --output-file requirements.txt
+	$(LOCK) $(UPGRADE) --extra google --extra azure --constraint requirements.txt --output-file requirements-secrets.txt
 	$(LOCK) $(UPGRADE) --group dev --constraint requirements.txt --output-file requirements-dev.txt
 
 clean:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,14 +40,6 @@ def secrets_are_set(**_: Any) -> list[CheckMessage]:
         )
         if not value and name not in unreadable
     ]
-
-
-def proxies_are_named(argv: Sequence[str]) -> list[CheckMessage]:
-    """portal.E006: daphne told to believe whoever sends ``X-Forwarded-For``, and of it what the visitor wrote."""
-    if "--proxy-headers" not in argv:
-        return []
-    hint = "Set TRUSTED_PROXIES to the proxies' addresses instead."
-    return [Error("--proxy-headers believes everybody's X-Forwarded-For.", hint=hint, id="portal.E006")]
 
 
 @register()
@@ -114,6 +105,28 @@ def login_provider_is_complete(**_: Any) -> list[CheckMessage]:
     if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
         hint = "Whoever reads along could log in as anybody. Plain http:// is for a provider on this machine."
         found.append(Error("OIDC_ISSUER must start with https://.", hint=hint, id="portal.E004"))
+    return found
+
+
+@register()
+def secrets_backend_is_complete(**_: Any) -> list[CheckMessage]:
+    """portal.E007: SECRETS_BACKEND lacks its credential, or a package."""
+    backend = settings.SECRETS_BACKEND
+    found: list[CheckMessage] = []
+    variable = backend.token_variable
+    unreadable = {name.removesuffix("_FILE") for name, _ in env.problems}  # told already
+    if variable and not getattr(settings, variable) and variable not in unreadable:
+        hint = f"Set {variable} or {variable}_FILE to a token that may read the keys, and nothing else."
+        found.append(Error(f"{variable} is not set, and SECRETS_BACKEND is {backend}.", hint=hint, id="portal.E007"))
+    if missing := backend.missing_modules:
+        hint = f"It is in the extra {backend.kind}: pip install --require-hashes -r requirements-secrets.txt"
+        found.append(
+            Error(
+                f"SECRETS_BACKEND is {backend.kind}, and the package {missing[0]} is not installed.",
+                hint=hint,
+                id="portal.E007",
+            )
+        )
     return found
 
 

@@ -121,8 +121,11 @@ def refuse_bad_environment(name: str) -> None:
     """Ends the process, with all that is wrong with its environment, when that does not do."""
     from portal import checks
 
-    problems = [*checks.environment_is_readable(), *checks.secrets_are_set(), *checks.server_is_safe()]
-    if name == "web":
-        problems += checks.proxies_are_named(sys.argv)
+    problems = [
+        *checks.environment_is_readable(),
+        *checks.secrets_are_set(),
+        *checks.server_is_safe(),
+        *checks.secrets_backend_is_complete(),
+    ]
     if problems:
         refuse(name, *(f"{problem.msg} {problem.hint}" if problem.hint else problem.msg for problem in problems))

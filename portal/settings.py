@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import sys
@@ -31,7 +32,6 @@ if not SECRET_KEY and STANDALONE:
 redaction.know(SECRET_KEY)
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"] if STANDALONE else [])
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
-TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
 
 INSTALLED_APPS = [
     # Its app only makes `runserver` serve sockets, and takes a third of the time in which any other command starts.
@@ -209,6 +209,13 @@ VAULT_MASTER_KEY = env.parsed(
     "keys of 32 random bytes in base64, by commas",
 )
 
+# Where the keys of model providers are read, how often, and for how long a key that was replaced is kept.
+SECRETS_BACKEND = env.secrets_backend("SECRETS_BACKEND")
+SECRETS_REFRESH_S = env.whole("SECRETS_REFRESH_S", 3600, low=5)
+SECRETS_GRACE_S = env.whole("SECRETS_GRACE_S", 900, low=0)
+VAULT_TOKEN = env.text("VAULT_TOKEN")
+DOPPLER_TOKEN = env.text("DOPPLER_TOKEN")
+
 # Of one form or JSON document; what may be larger says so itself (apps.api.parsers), up to portal.bodies.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000  # a list of the admin has a few for each of its rows
@@ -232,7 +239,15 @@ if not STANDALONE:
 # -- background work -------------------------------------------------------------------------------------------------
 
 LEASE_SECONDS = env.parsed("LEASE_SECONDS", int, 30, "a whole number")
-NODE_NAME = (env.text("NODE_NAME") or socket.gethostname())[:80]  # runners are counted and replaced per node
+# What kind of process this is: it decides which keys of providers it may hold.
+_named_class = env.worker_class("WORKER_CLASS")
+WORKER_CLASS = (
+    _named_class
+    or os.environ.get("Q_CLUSTER_NAME")
+    or {"orchestrate": "orchestrator", "work": "ops"}.get("".join(sys.argv[1:2]), "web")
+)
+# Runners are counted and replaced per node; a class of workers of its own counts its own.
+NODE_NAME = ((env.text("NODE_NAME") or socket.gethostname()) + (f"/{_named_class}" if _named_class else ""))[:80]
 RUNNER_CONCURRENCY = 200
 RUNNER_LIFETIME_S = 3600
 GRACE_SECONDS = env.parsed("GRACE_SECONDS", int, 45, "a whole number")

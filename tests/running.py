@@ -57,6 +57,13 @@ class SimulatorProcess:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/simulator/outage", body)
         urllib.request.urlopen(request, timeout=5).close()
 
+    def accept(self, *keys: str) -> None:
+        """From now on, it takes these keys and no others."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/simulator/keys", json.dumps({"accepted": keys}).encode()
+        )
+        urllib.request.urlopen(request, timeout=5).close()
+
 
 @contextmanager
 def simulator(*arguments: str, latency_ms: int = 20) -> Iterator[SimulatorProcess]:

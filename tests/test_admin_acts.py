@@ -328,6 +328,10 @@ def test_a_provider_is_saved_with_its_regions_and_a_key_is_never_asked_for(platf
         "kind": "openai",
         "secret_name": "sk-secret-key-itself",
         "worker_classes": "agents, agents-eu",
+        "patience_s": "30",
+        "breaker_failures": "5",
+        "breaker_window_s": "30",
+        "probe_every_s": "10",
         "is_enabled": "on",
         "regions-TOTAL_FORMS": "1",
         "regions-INITIAL_FORMS": "0",
@@ -340,6 +344,7 @@ def test_a_provider_is_saved_with_its_regions_and_a_key_is_never_asked_for(platf
     assert "looks like the key itself" in refused.content.decode()
     made = client.post("/admin/providers/provider/add/", {**data, "secret_name": "OPENAI_API_KEY"})
     assert made.status_code == 302
+    assert Provider.objects.get(name="openai").worker_classes == ["agents", "agents-eu"]
     assert Provider.objects.get(name="openai").regions.get().base_url == "https://api.openai.com/v1"
     assert AuditEntry.objects.get(action="provider:create").details["added"][0]["region"]["name"] == "us"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 import pytest
 
-from portal import checks, env
+from portal import checks, env, secrets_backend
 
 
 def test_e001_names_each_variable_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +78,57 @@ def test_e005_names_what_is_an_open_door_on_a_server(given: dict[str, Any], told
     found = checks.server_is_safe()
     assert [message.msg for message in found] == told
     assert all(message.id == "portal.E005" and message.hint for message in found)
+
+
+@pytest.mark.parametrize(
+    ("said", "token", "told"),
+    [
+        ("environment", "", []),
+        ("vault:https://v/secret?auth=kubernetes&role=agents", "", []),
+        ("vault:https://v/secret", "hvs.token", []),
+        ("vault:https://v/secret", "", ["VAULT_TOKEN is not set, and SECRETS_BACKEND is vault:https://v/secret."]),
+        ("doppler:desk/prd", "", ["DOPPLER_TOKEN is not set, and SECRETS_BACKEND is doppler:desk/prd."]),
+        ("google:my-project", "", []),
+    ],
+)
+def test_e007_names_what_the_secrets_backend_lacks(said: str, token: str, told: list[str], settings: Any) -> None:
+    settings.SECRETS_BACKEND = secrets_backend.parse(said)
+    settings.VAULT_TOKEN = settings.DOPPLER_TOKEN = token
+    found = checks.secrets_backend_is_complete()
+    assert [message.msg for message in found] == told
+    assert all(message.id == "portal.E007" and message.hint for message in found)
+
+
+def test_e007_names_the_extra_of_a_package_that_is_not_there(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.SECRETS_BACKEND = secrets_backend.parse("azure:https://name.vault.azure.net")
+    monkeypatch.setitem(sys.modules, "azure.identity", None)  # as where it is not installed
+    (message,) = checks.secrets_backend_is_complete()
+    assert message.msg == "SECRETS_BACKEND is azure, and the package azure.identity is not installed."
+    assert "extra azure" in str(message.hint)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ("consul:x", "'consul' is none of environment, files"),
+        ("environment:x", "environment has no place"),
+        ("files:secrets", "needs the absolute path"),
+        ("vault:https://v", "needs the mount"),
+        ("vault:http://v/secret", "must be reached by https://"),
+        ("vault:https://me:pw@v/secret", "credentials do not belong"),
+        ("vault:https://v/secret?auth=ldap", "auth is token or kubernetes"),
+        ("vault:https://v/secret?auth=kubernetes", "needs a role"),
+        ("vault:https://v/secret?rolle=x", "vault has no option 'rolle'; it has: auth, ca, field"),
+        ("aws:frankfurt", "needs a region"),
+        ("aws:eu-central-1?endpoint=http://elsewhere", "must be reached by https://"),
+        ("google:", "needs a project"),
+        ("azure:name", "needs an address"),
+        ("doppler:desk", "needs a project and a config"),
+    ],
+)
+def test_a_wrong_secrets_backend_is_told(raw: str, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        secrets_backend.parse(raw)
 
 
 @pytest.mark.parametrize(("hosts", "told"), [(["desk.example"], 0), (["*"], 1), ([".desk.example"], 0)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
+import inspect
 import io
 import json
 import logging
@@ -23,6 +25,7 @@ from django.core import serializers
 from django.core.exceptions import FieldError
 from django.core.management import call_command
 from django.db import IntegrityError, connection, models, transaction
+from django.views.debug import ExceptionReporter
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +39,15 @@ from portal.keyring import Keyring, parse_keys
 TEXT = "whsec_kept-to-ourselves"
 OLD, NEW, OTHER = (Keyring([bytes(range(start, start + 32))]) for start in (0, 60, 120))
 BOTH = Keyring([bytes(range(60, 92)), bytes(range(32))])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Holder:
+    """Anything that a secret is carried in."""
+
+    name: str
+    secret: Secret
+
 
 some_text = st.text(st.characters(codec="utf-8"), max_size=200)
 
@@ -162,6 +174,26 @@ def test_a_secret_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
             dump(secret)
     assert copy.deepcopy(secret).reveal() == copy.copy(secret).reveal() == secret.reveal() == TEXT
     assert not hasattr(secret, "__dict__")
+    with pytest.raises(TypeError):
+        vars(secret)
+    holder = Holder("openai", secret)
+    rows = [f"{secret:>20}", str(dataclasses.asdict(holder)), repr(dataclasses.astuple(holder)), repr(holder)]
+    rows += [repr(inspect.getmembers(secret)), repr([getattr(secret, name) for name in Secret.__slots__])]
+    assert not [shown for shown in rows if TEXT in shown]
+
+
+def test_an_error_page_shows_no_secret_among_its_variables(rf: Any) -> None:
+    def call(secret: Secret, holder: Holder) -> None:
+        raise RuntimeError("it failed")
+
+    try:
+        call(Secret(TEXT), Holder("openai", Secret(TEXT)))
+    except RuntimeError as error:
+        reporter = ExceptionReporter(rf.get("/"), type(error), error, error.__traceback__)
+        page = reporter.get_traceback_html() + reporter.get_traceback_text()
+    assert "it failed" in page
+    assert "Secret(********)" in page
+    assert TEXT not in page
 
 
 def test_secrets_are_compared_without_being_shown() -> None:

@@ -210,13 +210,13 @@ def test_help_is_given_even_where_the_environment_is_wrong() -> None:
 
 def test_every_variable_that_is_read_is_documented() -> None:
     read = re.compile(
-        r"""env\.(?:text|flag|items|choice|parsed|whole|database|url|bucket|group_roles|networks)\(\s*["'](\w+)["']"""
+        r"""env\.(?:text|flag|items|choice|parsed|whole|database|url|bucket|group_roles|secrets_backend|worker_class)\(\s*["'](\w+)["']"""
     )
     names = set()
     for path in [*(ROOT / "portal").rglob("*.py"), *(ROOT / "apps").rglob("*.py")]:
         names |= set(read.findall(path.read_text(encoding="utf-8")))
     assert {"DATABASE_URL", "SECRET_KEY", "LOG_FORMAT"} <= names
     page = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
+    documented = set(re.findall(r"^\| `([A-Z]\w*)`", page, re.MULTILINE))
     assert names - documented == set()
     assert documented - names == set()

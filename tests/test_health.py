@@ -5,20 +5,20 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import DatabaseError, connection, connections
 from django.test import Client
+from django.utils import timezone
 
 from apps.events import consumers
 from apps.events.models import Consumer
 from apps.execution.models import Tick
 from apps.observability import views
 from apps.observability.health import Bounded, Health, liveness, readiness
-from apps.providers.models import Provider
+from apps.providers.models import Provider, SecretState
 from tests.queueing import NOW
 
 
@@ -59,19 +59,26 @@ def test_a_migrated_database_with_a_provider_is_ready(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.django_db
-def test_without_a_provider_that_has_its_key_it_is_not_ready(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_provider_that_has_its_key_it_is_not_ready() -> None:  # V7
     assert failing(readiness()) == ["provider_key"]
-    Provider.objects.create(name="openai", secret_name="SOME_KEY")
+    Provider.objects.create(name="openai", secret_name="SOME_KEY", worker_classes=["agents", "agents-eu"])
     Provider.objects.create(name="off", is_enabled=False)
     assert failing(readiness()) == ["provider_key"]
-    monkeypatch.setenv("SOME_KEY", "sk-secret-value")
-    checks = readiness()
-    assert failing(checks) == []
-    assert "sk-secret-value" not in str(checks)
-    monkeypatch.delenv("SOME_KEY")
-    monkeypatch.setenv("SOME_KEY_FILE", str(tmp_path / "key"))
+    # That web could not hold it, or holds it, says nothing about the workers.
+    SecretState.objects.create(name="SOME_KEY", worker_class="web", fingerprint="aa")
     assert failing(readiness()) == ["provider_key"]
-    (tmp_path / "key").write_text("sk-secret-value\n")
+    state = SecretState.objects.create(name="SOME_KEY", worker_class="agents-eu", last_error="There is none.")
+    assert "Workers could not read any" in readiness()[1].detail
+    state.note_read("aa", "1", "environment", expires_at=None, now=timezone.now())
+    assert failing(readiness()) == []
+    state.note_failure("It is sealed.", "vault", lacks=False, now=timezone.now())
+    assert failing(readiness()) == []  # what is held is used
+    state.note_failure("It is sealed.", "vault", lacks=True, now=timezone.now())
+    assert failing(readiness()) == ["provider_key"]
+    state.note_read("aa", "1", "environment", expires_at=None, now=timezone.now())
+    state.note_refused("aa", now=timezone.now())
+    assert failing(readiness()) == ["provider_key"]
+    state.note_read("bb", "2", "environment", expires_at=None, now=timezone.now())
     assert failing(readiness()) == []
 
 

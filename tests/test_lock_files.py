@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("requirements.txt", "requirements-dev.txt")
+FILES = ("requirements.txt", "requirements-dev.txt", "requirements-secrets.txt")
 
 
 def normal(name: str) -> str:
@@ -37,6 +37,16 @@ def test_they_cover_what_is_asked_for() -> None:
     run_time, development = wanted()
     assert run_time - locked(FILES[0]).keys() == set()
     assert (run_time | development) - locked(FILES[1]).keys() == set()
+
+
+def test_the_extras_are_locked_together_in_versions_that_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [line for each in project["optional-dependencies"].values() for line in each]
+    extras = {normal(re.match(r"[\w.-]+", line)[0]) for line in lines}  # type: ignore[index]
+    run_time, development, both = (locked(file) for file in FILES)
+    assert extras - both.keys() == set()
+    assert {name: version for name, version in both.items() if development.get(name) != version} == {}
+    assert run_time.items() <= both.items()
 
 
 def test_tests_run_on_the_versions_that_users_get() -> None:

@@ -86,7 +86,8 @@ def sentence(kind: str, data: Mapping[str, Any], subject: str = "") -> Sentence:
             fate = "may finish" if data.get("calls") == "finish" else "cancelled"
             details.append(f"{_count(data['in_flight'], 'call')} in flight {fate}")
         return Sentence(icon, tone, ": ".join([phrase, "; ".join(details)]) if details else phrase)
-    return (_budget(verb, data) if noun == "budget" else None) or _other(noun, verb, data)
+    told = _budget(verb, data) if noun == "budget" else _secrets(verb, data) if noun == "secrets" else None
+    return told or _other(noun, verb, data)
 
 
 def _budget(verb: str, data: Mapping[str, Any]) -> Sentence | None:
@@ -109,6 +110,21 @@ def _budget(verb: str, data: Mapping[str, Any]) -> Sentence | None:
             text = f"Agents elsewhere spent {usd_label(data['excess'])} more than budget {name} had left"
             return Sentence("savings", "bad", text)
         return Sentence("savings", "bad", f"A provider billed {usd_label(data['excess'])} more than was reserved")
+    return None
+
+
+def _secrets(verb: str, data: Mapping[str, Any]) -> Sentence | None:
+    backend, name = data.get("backend", ""), data.get("name", "")
+    match verb:
+        case "backend_down":
+            why = str(data.get("error", "")).rstrip(".")
+            return Sentence("key_off", "bad", f"The secrets backend {backend} is down; keys that are held go on: {why}")
+        case "backend_recovered":
+            return Sentence("vpn_key", "good", f"The secrets backend {backend} answers again")
+        case "rotated":
+            return Sentence("vpn_key", "calm", f"The key {name} was replaced: new calls use the new one")
+        case "key_refused":
+            return Sentence("key_off", "bad", f"The provider refuses the key {name}, and there is no other")
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,29 @@ class Leased:
     started_at: dt.datetime
 
 
-def lease(runner_id: uuid.UUID, limit: int, *, now: dt.datetime, expires_at: dt.datetime) -> list[Leased]:
-    """Leases up to ``limit`` ready tasks, best rank first; those another runner is just taking are passed over."""
+def lease(
+    runner_id: uuid.UUID,
+    limit: int,
+    *,
+    now: dt.datetime,
+    expires_at: dt.datetime,
+    not_of: Collection[str] = (),
+) -> list[Leased]:
+    """Leases up to ``limit`` ready tasks, best rank first; those another runner is just taking are passed over.
+
+    ``not_of`` are providers whose agents are left to other runners.
+    """
+    others = (
+        "AND split_part((SELECT model FROM swarms_agent WHERE id = agent_id), ':', 1) <> ALL(%(not_of)s)"
+        if not_of
+        else ""
+    )
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             WITH picked AS (
-                SELECT id FROM swarms_task WHERE status = 'ready' ORDER BY rank LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+                SELECT id FROM swarms_task WHERE status = 'ready' {others} ORDER BY rank
+                LIMIT %(limit)s FOR UPDATE SKIP LOCKED
             )
             UPDATE swarms_task t SET status = 'running', lease_token = gen_random_uuid(),
                 lease_expires_at = %(expires_at)s, runner_id = %(runner)s, started_at = %(now)s,
@@ -55,7 +71,7 @@ def lease(runner_id: uuid.UUID, limit: int, *, now: dt.datetime, expires_at: dt.
             RETURNING t.id, t.lease_token, t.swarm_id, s.tenant_id, t.step_id, t.agent_id, t.index, t.item,
                 t.attempts_counted, t.ready_at, t.started_at
             """,
-            {"limit": limit, "expires_at": expires_at, "runner": runner_id, "now": now},
+            {"limit": limit, "expires_at": expires_at, "runner": runner_id, "now": now, "not_of": list(not_of)},
         )
         leased = [_leased(row) for row in cursor.fetchall()]
         emit(

@@ -30,6 +30,7 @@ from apps.execution.models import Runner as RunnerRow
 from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
 from apps.providers.clients import ModelClients
+from apps.providers.secrets.keeper import Keeper
 from apps.providers.switchboard import Switchboard
 from apps.swarms.models import FailureCode, Runtime, Swarm, TaskStatus
 from apps.swarms.progress import TaskOutcome
@@ -58,6 +59,7 @@ class Runner:
         config: RunnerConfig | None = None,
         *,
         runtimes: Mapping[str, AgentRuntime] | None = None,
+        keeper: Keeper | None = None,
         now: Callable[[], dt.datetime] = timezone.now,
     ) -> None:
         self.config = config or RunnerConfig.from_settings()
@@ -66,7 +68,8 @@ class Runner:
         self._flights: dict[uuid.UUID, Flight] = {}
         self._draining = False
         self._briefing = Briefing()
-        self._clients = ModelClients(connections=self.config.concurrency + 8)
+        self._keeper = keeper or Keeper()
+        self._clients = ModelClients(self._keeper, connections=self.config.concurrency + 8)
         self._board = Switchboard(str(self._row.pk), self._clients.ask, now=now)
         self._runtimes: dict[str, AgentRuntime] = {
             Runtime.LLM: LlmRuntime(self._clients, self._board),
@@ -93,6 +96,7 @@ class Runner:
         self._loop.add_signal_handler(signal.SIGTERM, self.drain)
         await self._leases.run(lambda: self._row.save(force_insert=True))
         await self._board.start()
+        await asyncio.to_thread(self._keeper.start)
         listener = Listener([Channel.READY, Channel.CONTROL, Channel.REGIONS], self._on_hint, self._on_reconnect)
         listener.start()
         log.info("runner_started", runner=str(self._row.pk), concurrency=self.config.concurrency)
@@ -106,6 +110,7 @@ class Runner:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
             listener.stop()
+            self._keeper.stop()
             self._loop.remove_signal_handler(signal.SIGTERM)
             await self._board.aclose()
             await self._clients.aclose()
@@ -150,7 +155,7 @@ class Runner:
         expires_at = now + dt.timedelta(seconds=self.config.lease_s)
 
         def work() -> tuple[list[Leased], list[Brief]]:
-            taken = leases.lease(self._row.pk, room, now=now, expires_at=expires_at)
+            taken = leases.lease(self._row.pk, room, now=now, expires_at=expires_at, not_of=self._keeper.closed)
             return taken, self._briefing.prepare(taken, now=now) if taken else []
 
         try:
@@ -322,6 +327,8 @@ class Runner:
     def _heed(self, channel: Channel, payload: dict[str, Any]) -> None:
         if channel is Channel.READY:
             self._wake.set()
+        elif channel is Channel.CONTROL and "refresh_secrets" in payload:
+            self._keeper.hurry()
         elif channel is Channel.CONTROL and "stop" in payload:
             self._stop_swarms({uuid.UUID(payload["stop"])})
         elif channel is Channel.REGIONS:

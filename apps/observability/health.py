@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -18,7 +16,7 @@ from django.utils import timezone
 
 from apps.events import consumers
 from apps.execution.models import Tick
-from apps.providers.models import Provider
+from apps.providers.models import Provider, SecretState
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +64,7 @@ def _do_not_all_fail(ticks: Sequence[tuple[dt.datetime, bool]]) -> Health:
 
 
 def readiness() -> list[Health]:
-    """Whether work can be done: database migrated, a provider with a key, event consumers known. Three queries."""
+    """Whether work can be done: database migrated, a provider with a key, event consumers known. Four queries."""
     checks: dict[str, Callable[[], Health]] = {
         "database": _database_is_migrated,
         "provider_key": _some_provider_has_its_key,
@@ -102,26 +100,22 @@ def _migrations_on_disk() -> frozenset[tuple[str, str]]:
 
 
 def _some_provider_has_its_key() -> Health:
-    variables = list(Provider.objects.filter(is_enabled=True).values_list("secret_name", flat=True))
-    usable = sum(not variable or _is_set(variable) for variable in variables)
-    if not variables:
+    """By what workers have recorded of the keys they hold: this process need not hold any, or be allowed to."""
+    now = timezone.now()
+    providers = list(Provider.objects.enabled())
+    if not providers:
         return Health("provider_key", False, "There is no enabled provider. Add one in the admin.")
+    names = {provider.secret_name for provider in providers} - {""}
+    found = SecretState.objects.filter(name__in=names) if names else ()
+    states = {(state.name, state.worker_class): state for state in found}
+    usable = 0
+    for provider in providers:
+        held = (states.get((provider.secret_name, each)) for each in provider.worker_classes)
+        usable += not provider.secret_name or any(state is not None and state.is_usable(now=now) for state in held)
     if not usable:
-        return Health(
-            "provider_key", False, "No provider has its key. Set the variable that its page in the admin names."
-        )
-    return Health("provider_key", True, f"{usable} of {len(variables)} providers can be used.")
-
-
-def _is_set(variable: str) -> bool:
-    """Whether the environment has a value, or the path of a file with one, for a key."""
-    if os.environ.get(variable):
-        return True
-    path = os.environ.get(f"{variable}_FILE", "")
-    try:
-        return path != "" and Path(path).read_text(encoding="utf-8").strip() != ""
-    except OSError:
-        return False
+        why = "Workers could not read any" if states else "No worker has read one yet"
+        return Health("provider_key", False, f"No provider has a valid key. {why}: see Keys of providers in the admin.")
+    return Health("provider_key", True, f"{usable} of {len(providers)} providers can be used.")
 
 
 def _consumers_are_registered() -> Health:

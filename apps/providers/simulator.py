@@ -93,7 +93,9 @@ class Simulator:
         self.options = options
         self._key = blake2b(f"{options.seed}".encode(), digest_size=16).digest()
         self._errors = random.Random(f"errors {options.seed} {options.region}")
-        self._unauthorised = f"Bearer {options.api_key}" if options.api_key else ""
+        # By the digest of each key that is taken; none: any key is, or no key.
+        self._keys: set[str] = {_digest(options.api_key)} if options.api_key else set()
+        self.by_key: dict[str, dict[str, int]] = {}
         self._seen: set[bytes] = set()
         self._dark_until = 0.0
         self._dark_mode = "refuse"
@@ -137,13 +139,15 @@ class Simulator:
             return _json(200, self.stats())
         if path == "/simulator/outage" and request.method == "POST":
             return self._set_outage(await request.read())
+        if path == "/simulator/keys" and request.method == "POST":
+            return self._set_keys(await request.read())
         return _failure(404, f"Nothing is served at {path}.", "not_found")
 
     async def _complete(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         if outage := await self._pass_outage(request):
             return outage
-        if self._unauthorised and request.headers.get("Authorization") != self._unauthorised:
+        if self._keys and not self._takes(request.headers.get("Authorization", "")):
             return self._count(_failure(401, "The API key is wrong.", "invalid_api_key"))
         draw = int.from_bytes(blake2b(body, digest_size=16, key=self._key).digest(), "big")
         try:
@@ -213,6 +217,26 @@ class Simulator:
         self.statuses[response.status] += 1
         return response
 
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    def _takes(self, authorization: str) -> bool:
+        digest = _digest(authorization.removeprefix("Bearer "))
+        tally = self.by_key.setdefault(digest, {"taken": 0, "refused": 0})
+        taken = digest in self._keys
+        tally["taken" if taken else "refused"] += 1
+        return taken
+
+    def _set_keys(self, body: bytes) -> web.Response:
+        """From now on exactly these keys are taken; calls under way are answered."""
+        try:
+            keys = json.loads(body or b"{}").get("accepted")
+        except (ValueError, AttributeError):
+            keys = None
+        if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
+            return _failure(400, 'Send {"accepted": ["key", ...]}; an empty list takes any.', "invalid_request_error")
+        self._keys = {_digest(key) for key in keys}
+        return _json(200, {"region": self.options.region, "accepted": sorted(self._keys)})
+
     # -- outages -----------------------------------------------------------------------------------------------------
 
     def _dark(self) -> bool:
@@ -261,6 +285,7 @@ class Simulator:
             "peak_being_asked": self.peak_being_asked,
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
             "models": self.by_model,
+            "keys": self.by_key,
             "prompt_tokens": sum(tally["prompt_tokens"] for tally in self.by_model.values()),
             "completion_tokens": sum(tally["completion_tokens"] for tally in self.by_model.values()),
             "cpu_seconds": round(time.process_time(), 3),
@@ -338,6 +363,11 @@ def compose(topic: str, draw: int, tokens: int) -> str:
         length += len(sentence) + 1
     sentences.append(_CLOSINGS[draw // 17 % len(_CLOSINGS)])
     return " ".join(sentences)[:room].rstrip()
+
+
+def _digest(key: str) -> str:
+    """What stands for a key in statistics."""
+    return blake2b(key.encode(), digest_size=4).hexdigest()
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -452,5 +482,6 @@ DESCRIPTION = (
     "Serves a simulated, OpenAI-compatible model provider on 127.0.0.1: POST /v1/chat/completions, GET /v1/models, "
     'GET /health, GET /simulator/stats, and POST /simulator/outage with {"seconds": 30, "mode": "refuse"} to take it '
     'down (null seconds: until {"seconds": 0}; modes: refuse, hang, 500, 429, slow: ten times). '
+    'POST /simulator/keys with {"accepted": ["key"]} sets the keys that are taken. '
     "Models that misbehave: " + "; ".join(f"{name} {what}" for name, what in FAULTS.items()) + "."
 )

@@ -53,10 +53,9 @@ class ProviderQuerySet(models.QuerySet["Provider"]):
     def enabled(self) -> ProviderQuerySet:
         return self.filter(is_enabled=True)
 
-    def secrets_of(self, worker_class: str) -> list[str]:
-        """Names of the secrets that processes of a class may read, in order. One query."""
-        granted = self.enabled().exclude(secret_name="").filter(worker_classes__contains=[worker_class])
-        return list(granted.order_by("secret_name").values_list("secret_name", flat=True).distinct())
+    def with_keys(self) -> ProviderQuerySet:
+        """The enabled ones that need a key."""
+        return self.enabled().exclude(secret_name="")
 
 
 class Provider(models.Model):

@@ -8,6 +8,9 @@ from typing import ClassVar
 from django.db import models
 from django.utils import timezone
 
+REFUSED_FOR = dt.timedelta(minutes=10)
+"""So long a refusal by the provider counts: it is noted again while it goes on."""
+
 
 class SecretState(models.Model):
     """How a secret stands in one class of processes."""
@@ -38,10 +41,38 @@ class SecretState(models.Model):
     def __str__(self) -> str:
         return f"{self.name} of {self.worker_class}"
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether processes of the class hold it, as far as is known, and the provider took it."""
-        return bool(self.fingerprint) and self.lacking_since is None and self.refused_at is None
+    def is_usable(self, *, now: dt.datetime) -> bool:
+        """Whether processes of the class hold it, as far as is known, and the provider did not refuse it lately."""
+        refused = self.refused_at is not None and now - self.refused_at < REFUSED_FOR
+        return bool(self.fingerprint) and self.lacking_since is None and not refused
+
+    def note_read(
+        self, fingerprint: str, version: str, backend: str, *, expires_at: dt.datetime | None, now: dt.datetime
+    ) -> bool:
+        """It was read; whether it is another one than before (False the first time)."""
+        before, self.fingerprint = self.fingerprint, fingerprint
+        if before != fingerprint:
+            self.rotated_at, self.refused_at = now, None
+        self.version, self.backend, self.expires_at, self.loaded_at = version, backend, expires_at, now
+        self.lacking_since, self.last_error = None, ""
+        self.save()
+        return before not in ("", fingerprint)
+
+    def note_failure(self, error: str, backend: str, *, lacks: bool, now: dt.datetime) -> None:
+        """It could not be read; ``lacks`` says that a process of the class has none."""
+        self.backend, self.failed_at, self.last_error = backend, now, error[:300]
+        if lacks and self.lacking_since is None:
+            self.lacking_since = now
+        self.save()
+
+    def note_refused(self, fingerprint: str, *, now: dt.datetime) -> bool:
+        """The provider refused it; whether that is news. A refusal of what is not the newest any more is none."""
+        if fingerprint != self.fingerprint:
+            return False
+        news = self.refused_at is None or now - self.refused_at >= REFUSED_FOR
+        self.refused_at = now
+        self.save()
+        return news
 
     def age(self, *, now: dt.datetime) -> dt.timedelta | None:
         """How long its value has been the same; None when it was never read."""

@@ -4,9 +4,11 @@ import os
 import sys
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.db import connection
 
+from apps.providers.models.provider import validate_worker_class
 from portal.commands import Command as BaseCommand
 
 _WORKERS_VARIABLE = {"agents": "AGENT_WORKERS", "ops": "OPS_WORKERS"}
@@ -20,18 +22,29 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--cluster", choices=list(_WORKERS_VARIABLE), default="agents", help="Default: agents.")
+        parser.add_argument(
+            "--class",
+            dest="worker_class",
+            metavar="NAME",
+            help="Which keys of providers it may hold. Default: WORKER_CLASS, or the name of the cluster.",
+        )
         parser.add_argument("--workers", type=int, metavar="N", help="Worker processes. Default: AGENT_WORKERS or 2.")
 
-    def handle(self, *args: Any, cluster: str, workers: int | None, **options: Any) -> None:
+    def handle(self, *args: Any, cluster: str, workers: int | None, worker_class: str | None, **options: Any) -> None:
         if workers is not None and not 1 <= workers <= 64:
             raise CommandError("--workers is from 1 to 64.")
+        if worker_class is not None:
+            validate_worker_class(worker_class)
         from django_q.conf import Conf
 
-        if cluster != Conf.CLUSTER_NAME or workers not in (None, Conf.WORKERS):
+        as_it_is = cluster == Conf.CLUSTER_NAME and workers in (None, Conf.WORKERS)
+        if not as_it_is or worker_class not in (None, settings.WORKER_CLASS):
             # django-q2 reads its cluster from the environment while it is imported: start over with it set.
             environment = {**os.environ, "Q_CLUSTER_NAME": cluster}
             if workers is not None:
                 environment[_WORKERS_VARIABLE[cluster]] = str(workers)
+            if worker_class is not None:
+                environment["WORKER_CLASS"] = worker_class
             sys.stdout.flush()
             os.execve(sys.executable, sys.orig_argv, environment)
 
