@@ -83,6 +83,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "apps.api.logins.LoginLimits",
     "apps.tenants.middleware.PolicyTrail",
     "axes.middleware.AxesMiddleware",  # last: it answers in the place of a view that a lock-out refused
 ]
@@ -301,12 +302,14 @@ REST_FRAMEWORK: dict[str, Any] = {
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 # Requests a minute; 0: no limit. By token, by user of a session, by token or user for what agents elsewhere report, and
-# by address for who is not logged in.
-API_LIMITS = {
+# by address for who is not logged in. Attempts to log in: from an address, and with a name.
+RATE_LIMITS = {
     "token": env.whole("API_LIMIT_TOKEN", 1200, low=0),
     "session": env.whole("API_LIMIT_SESSION", 1200, low=0),
     "ingest": env.whole("API_LIMIT_INGEST", 6000, low=0),
     "address": env.whole("API_LIMIT_ADDRESS", 120, low=0),
+    "login": env.whole("LOGIN_LIMIT_ADDRESS", 60, low=0),
+    "name": env.whole("LOGIN_LIMIT_NAME", 10, low=0),
 }
 DRF_STANDARDIZED_ERRORS: dict[str, Any] = {
     "EXCEPTION_HANDLER_CLASS": "apps.api.errors.ExceptionHandler",

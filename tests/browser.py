@@ -58,6 +58,8 @@ class Daphne:
             "STANDALONE": "true",
             "DJANGO_SETTINGS_MODULE": "portal.settings",
             "LOG_FORMAT": "console",
+            "LOGIN_LIMIT_NAME": "0",  # the tests of one process log in from one address, with few names
+            "LOGIN_LIMIT_ADDRESS": "0",
         }
         self._process: subprocess.Popen[bytes] | None = None
 

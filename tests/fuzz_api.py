@@ -29,7 +29,7 @@ def main() -> int:
         from tests.fuzzing import world
 
         logging.getLogger("django.request").setLevel(logging.CRITICAL)
-        settings.API_LIMITS = dict.fromkeys(settings.API_LIMITS, 0)
+        settings.RATE_LIMITS = dict.fromkeys(settings.RATE_LIMITS, 0)
         settings.ALLOWED_HOSTS = ["testserver"]
         started = time.monotonic()
         fuzzer = world()

@@ -34,7 +34,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_too_many_is_refused_and_every_answer_tells_how_one_stands(
     viewer: User, owner: User, settings: Any
 ) -> None:  # A6
-    settings.API_LIMITS = {**NO_LIMITS, "token": 30}
+    settings.RATE_LIMITS = {**NO_LIMITS, "token": 30}
     call = Caller(viewer)
     for n in range(30):
         answer = call.get("/me/")
@@ -55,7 +55,7 @@ def test_one_too_many_is_refused_and_every_answer_tells_how_one_stands(
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_once")
 def test_who_is_not_logged_in_is_counted_by_address(viewer: User, settings: Any) -> None:
-    settings.API_LIMITS = {**NO_LIMITS, "address": 3}
+    settings.RATE_LIMITS = {**NO_LIMITS, "address": 3}
     wrong = Caller(None)
     wrong.headers["Authorization"] = "Bearer swd_" + "0" * 64
     assert [wrong.get("/me/").status_code for _ in range(2)] == [401, 401]
@@ -70,7 +70,7 @@ def test_who_is_not_logged_in_is_counted_by_address(viewer: User, settings: Any)
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_once")
 def test_costs_from_elsewhere_and_sessions_have_limits_of_their_own(developer: User, settings: Any) -> None:
-    settings.API_LIMITS = {"token": 1, "session": 2, "ingest": 3, "address": 0}
+    settings.RATE_LIMITS = {"token": 1, "session": 2, "ingest": 3, "address": 0}
     call = Caller(developer)
     assert [call.get("/me/").status_code for _ in range(2)] == [200, 429]
     assert [call.post("/costs/events/", []).status_code for _ in range(4)] == [400, 400, 400, 429]
@@ -170,7 +170,7 @@ def test_a_shared_cache_counts_exactly_and_the_database_when_it_is_down(
     settings: Any, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     settings.CACHE_URL = "redis://cache"
-    settings.API_LIMITS = {**NO_LIMITS, "token": 50}
+    settings.RATE_LIMITS = {**NO_LIMITS, "token": 50}
     shared = Shared()
     monkeypatch.setattr(limits, "cache", shared)
     monkeypatch.setattr(limits, "_counter", Counter())

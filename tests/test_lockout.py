@@ -21,7 +21,8 @@ RIGHT, WRONG = "correct horse battery", "wrong"
 
 @pytest.fixture(autouse=True)
 def quick_passwords(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real hashes are slow by design, and here are many wrong passwords."""
+    """Real hashes are slow by design, and here are many wrong passwords, more than a minute allows."""
+    settings.RATE_LIMITS = {**settings.RATE_LIMITS, "login": 0, "name": 0}
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     monkeypatch.setattr("tests.conftest._hashed", make_password)
 

@@ -51,7 +51,7 @@ class Standing:
 
 def take(policy: str, who: str, *, now: float) -> Standing | None:
     """Counts one request of a caller at ``now`` (seconds since the epoch); None when the policy has no limit."""
-    limit: int = settings.API_LIMITS[policy]
+    limit: int = settings.RATE_LIMITS[policy]
     if not limit:
         return None
     window = int(now // WINDOW_S)
