@@ -11,14 +11,18 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 
 from apps.console.routing import websocket_urlpatterns  # noqa: E402
+from portal.addresses import ClientAddress  # noqa: E402
 from portal.bodies import BodyLimit  # noqa: E402
 from portal.commands import refuse_bad_environment  # noqa: E402
 from portal.web import ThreadedHandler  # noqa: E402
 
 refuse_bad_environment("web")
-application = ProtocolTypeRouter(
-    {
-        "http": BodyLimit(ThreadedHandler(settings.WEB_THREADS)),
-        "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
-    }
+application = ClientAddress(
+    ProtocolTypeRouter(
+        {
+            "http": BodyLimit(ThreadedHandler(settings.WEB_THREADS)),
+            "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+        }
+    ),
+    settings.TRUSTED_PROXIES,
 )

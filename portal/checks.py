@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +41,14 @@ def secrets_are_set(**_: Any) -> list[CheckMessage]:
         )
         if not value and name not in unreadable
     ]
+
+
+def proxies_are_named(argv: Sequence[str]) -> list[CheckMessage]:
+    """portal.E006: daphne told to believe whoever sends ``X-Forwarded-For``, and of it what the visitor wrote."""
+    if "--proxy-headers" not in argv:
+        return []
+    hint = "Set TRUSTED_PROXIES to the proxies' addresses instead."
+    return [Error("--proxy-headers believes everybody's X-Forwarded-For.", hint=hint, id="portal.E006")]
 
 
 @register()

@@ -127,5 +127,7 @@ def refuse_bad_environment(name: str) -> None:
         *checks.server_is_safe(),
         *checks.secrets_backend_is_complete(),
     ]
+    if name == "web":
+        problems += checks.proxies_are_named(sys.argv)
     if problems:
         refuse(name, *(f"{problem.msg} {problem.hint}" if problem.hint else problem.msg for problem in problems))

@@ -7,6 +7,7 @@ names the variable, so that every problem is shown at once and no traceback hide
 from __future__ import annotations
 
 import errno
+import ipaddress
 import json
 import os
 import re
@@ -170,6 +171,15 @@ def items(name: str, default: Sequence[str] = ()) -> list[str]:
     """A comma-separated list."""
     raw = text(name)
     return [part.strip() for part in raw.split(",") if part.strip()] if raw else list(default)
+
+
+def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Networks and single addresses, by commas."""
+
+    def parse(raw: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        return [ipaddress.ip_network(part.strip()) for part in raw.split(",") if part.strip()]
+
+    return parsed(name, parse, [], "networks such as 10.0.0.0/8, by commas")
 
 
 def choice(name: str, options: Sequence[str], default: str) -> str:

@@ -32,6 +32,7 @@ if not SECRET_KEY and STANDALONE:
 redaction.know(SECRET_KEY)
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"] if STANDALONE else [])
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
 
 INSTALLED_APPS = [
     # Its app only makes `runserver` serve sockets, and takes a third of the time in which any other command starts.

@@ -210,7 +210,7 @@ def test_help_is_given_even_where_the_environment_is_wrong() -> None:
 
 def test_every_variable_that_is_read_is_documented() -> None:
     read = re.compile(
-        r"""env\.(?:text|flag|items|choice|parsed|whole|database|url|bucket|group_roles|secrets_backend|worker_class)\(\s*["'](\w+)["']"""
+        r"""env\.(?:text|flag|items|choice|parsed|whole|database|url|bucket|group_roles|networks|secrets_backend|worker_class)\(\s*["'](\w+)["']"""
     )
     names = set()
     for path in [*(ROOT / "portal").rglob("*.py"), *(ROOT / "apps").rglob("*.py")]:

@@ -22,7 +22,7 @@ UNKNOWN = User(pk=uuid.UUID(int=0))
 
 
 def address_of(request: HttpRequest) -> str | None:
-    """Where a request comes from. Behind a proxy, daphne's ``--proxy-headers`` makes it the person's address."""
+    """Where a request comes from; behind trusted proxies, what they say (``portal.addresses``)."""
     return request.META.get("REMOTE_ADDR") or None
 
 
