@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from django.apps import apps
@@ -13,8 +14,9 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.urls import NoReverseMatch, URLPattern, get_script_prefix, path, reverse
 from django.utils.decorators import method_decorator
+from django.utils.functional import SimpleLazyObject
 from django.views.decorators.cache import never_cache
 from unfold.sites import UnfoldAdminSite
 
@@ -86,7 +88,7 @@ class Site(UnfoldAdminSite):
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """Counts that matter, each with the list behind it, then every list by its group."""
-        context = {"cards": self.cards(request), "groups": navigation(request), **(extra_context or {})}
+        context = {"cards": self.cards(request), **(extra_context or {})}
         response: TemplateResponse = super().index(request, context)
         return response
 
@@ -95,6 +97,13 @@ class Site(UnfoldAdminSite):
         audit = self._registry.get(apps.get_model("audit.AuditEntry"))
         context["may_read_audit"] = bool(audit and self.has_permission(request) and audit.has_view_permission(request))
         return context
+
+    def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> Any:
+        """The models by app, found out when somebody looks: every page asks for them, and ours show the sidebar."""
+        return SimpleLazyObject(partial(super().get_app_list, request, app_label))
+
+    def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
+        return navigation(request)
 
     def cards(self, request: HttpRequest) -> list[Card]:
         """The numbers of the models and pages this person may see, in the order of the sidebar."""
@@ -143,17 +152,15 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
                 model_admin = admin.site._registry.get(apps.get_model(target)) if _exists(target) else None
                 if model_admin is None or not model_admin.has_view_permission(request):
                     continue
-                opts = model_admin.opts
-                link = reverse(f"admin:{opts.app_label}_{opts.model_name}_changelist")
+                link = _link(f"admin:{model_admin.opts.label_lower.replace('.', '_')}_changelist", get_script_prefix())
                 about = getattr(model_admin, "about", "")
             else:
                 page = _pages.get(target.removeprefix("admin:"))
                 if page and not page.may_open(request):
                     continue
                 about = page.about if page else ""
-                try:
-                    link = reverse(target)
-                except NoReverseMatch:
+                link = _link(target, get_script_prefix())
+                if not link:
                     continue
             active = (
                 request.path == link if target in ("admin:index", "console:overview") else request.path.startswith(link)
@@ -162,6 +169,15 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         if links:
             groups.append({"title": title, "separator": bool(groups), "items": links})
     return groups
+
+
+@cache
+def _link(name: str, prefix: str) -> str:
+    """Where the page of a URL's name is, below the server's prefix; empty when there is none."""
+    try:
+        return reverse(name)
+    except NoReverseMatch:
+        return ""
 
 
 def environment(request: HttpRequest) -> list[str] | None:

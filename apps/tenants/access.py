@@ -353,10 +353,11 @@ def principal_of_request(request: HttpRequest) -> Principal:
     return cached[2]
 
 
-def those_who_may_enter(users: models.QuerySet[User]) -> models.QuerySet[User]:
+def those_who_may_enter(users: models.QuerySet[User], *, now: dt.datetime | None = None) -> models.QuerySet[User]:
     """Those of the users who may use the product at all: active, and with a role in a tenant or a grant on a swarm."""
+    in_force = SwarmGrant.objects.in_force(now=now or timezone.now())
     has_role = Exists(Membership.objects.filter(user=OuterRef("pk")))
-    has_grant = Exists(SwarmGrant.objects.in_force(now=timezone.now()).filter(user=OuterRef("pk")))
+    has_grant = Exists(in_force.filter(user=OuterRef("pk")))
     return users.filter(Q(is_superuser=True) | has_role | has_grant, is_active=True)
 
 
