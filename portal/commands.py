@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
+import psycopg
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser, SystemCheckError
+from django.db import ProgrammingError
 
 from portal.database.errors import DatabaseUnavailable
 
@@ -22,7 +24,8 @@ class Command(BaseCommand):
     """Refusals are one line on stderr and exit 2; Ctrl-C is silent and exit 130.
 
     A command names the exceptions of its domain that are refusals, not faults, in ``refusals``: their text is shown
-    as it is. CommandError (exit 2 unless it says otherwise), ValidationError and an unreachable database always are.
+    as it is. CommandError (exit 2 unless it says otherwise), ValidationError, and a database that cannot be reached or
+    is not migrated always are.
     """
 
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
@@ -50,6 +53,13 @@ class Command(BaseCommand):
             raise
         except ValidationError as error:
             raise CommandError(" ".join(error.messages), returncode=EXIT_REFUSED) from error
+        except ProgrammingError as error:
+            # Only what the database lacks as a whole; any other is a fault of ours.
+            if isinstance(error.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)):
+                what = str(error).splitlines()[0]
+                text = f"The database is not migrated ({what}): run manage.py migrate, then this again."
+                raise CommandError(text, returncode=EXIT_REFUSED) from error
+            raise
         except Exception as error:
             if isinstance(error, (DatabaseUnavailable, *self.refusals)):
                 raise CommandError(str(error), returncode=EXIT_REFUSED) from error

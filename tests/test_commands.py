@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.core.management.base import BaseCommand
+from django.db import connection
 
 from portal import commands
+from tests.databases import _admin, database_in_use
 from tests.processes import ROOT, manage
 
 
@@ -111,6 +116,46 @@ def test_every_command_of_ours_refuses_an_unknown_option_with_one_line(name: str
         found.run_from_argv(["manage.py", name, "--no-such-option"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+NEED_NO_DATABASE = {"simulate_provider", "spec_schema"}
+STAY = {"demo_traffic", "orchestrate", "work", "up"}
+"""What goes on until it is told to end waits for a database that is not there yet, or makes it."""
+ARGUMENTS: dict[str, list[str]] = {
+    "close_month": ["--tenant", "acme", "--period", "2026-10"],
+    "create_api_token": ["--user", "ada", "--tenant", "acme"],
+    "export_chargeback": ["--tenant", "acme", "--period", "2026-10", "--format", "csv", "--output", "/tmp/none.csv"],
+    "revoke_api_token": ["swd_Q7mZk2LwXy9"],
+    "seed_ledger": ["--rows", "10"],
+    "submit_swarm": ["docs/examples/market-brief.yaml", "--tenant", "acme"],
+}
+
+
+@pytest.fixture(scope="module")
+def empty_database(django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """A database without a table; its URL."""
+    name = f"{connection.settings_dict['NAME']}_empty"
+    with django_db_blocker.unblock():
+        _admin(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        _admin(f'CREATE DATABASE "{name}"')
+        yield urlsplit(settings.DATABASE_URL)._replace(path=f"/{name}").geturl()
+        _admin(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.mark.parametrize("name", sorted(set(ours()) - NEED_NO_DATABASE - STAY))
+@pytest.mark.parametrize("state", ["unmigrated", "unreachable"])
+def test_a_database_that_is_not_migrated_or_not_there_is_one_clear_line(
+    name: str, state: str, empty_database: str, django_db_blocker: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = urlsplit(empty_database)._replace(path="/no_such_database").geturl()
+    used = database_in_use(empty_database if state == "unmigrated" else nowhere)
+    with django_db_blocker.unblock(), used, pytest.raises(SystemExit) as ended:
+        command(name).run_from_argv(["manage.py", name, *ARGUMENTS.get(name, [])])
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Dry run")]
+    assert (ended.value.code, len(told)) == (2, 1), told
+    words = "is not migrated" if state == "unmigrated" else "cannot be reached"
+    assert told[0].startswith(f"{name}: ")
+    assert words in told[0]
 
 
 def test_an_unknown_command_is_refused() -> None:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from apps.audit import trail
 from apps.tenants.access import may_enter
@@ -40,9 +40,21 @@ def admit(
     A first login makes the account, but only when some rule gives it a role. What the groups no longer give is taken
     away even when the login is then refused.
     """
+    try:
+        return _admit(provider, claims, groups, by=by, now=now)
+    except IntegrityError:
+        # Meanwhile an administrator linked this identity, or a login through another provider took the free name.
+        return _admit(provider, claims, groups, by=by, now=now)
+
+
+def _admit(
+    provider: IdentityProvider, claims: dict[str, Any], groups: list[str], *, by: trail.Actor, now: dt.datetime
+) -> User:
     with transaction.atomic():
-        # One login at a time for a provider: two first logins of one person must not make two accounts.
-        IdentityProvider.objects.select_for_update().get(pk=provider.pk)
+        # One login at a time for a provider: two first logins of one person must not make two accounts. Not against
+        # rows that refer to it: an administrator who links this identity meanwhile would wait for us, and we for them.
+        if not IdentityProvider.objects.select_for_update(no_key=True).filter(pk=provider.pk).first():
+            raise Refused(Reason.STATE, "the provider was deleted meanwhile")
         rules = _first_matching(provider.rules.select_related("tenant"), groups)
         identity = Identity.objects.select_related("user").filter(issuer=claims["iss"], subject=claims["sub"]).first()
         if identity is None:
