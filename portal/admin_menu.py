@@ -80,6 +80,13 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Integration",
+        [
+            ("Webhooks", "webhook", "webhooks.Webhook"),
+            ("Deliveries", "outbox", "webhooks.Delivery"),
+        ],
+    ),
+    (
         "Compliance",
         [
             ("Audit trail", "policy", "audit.AuditEntry"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,6 +78,21 @@ def hosts_are_named(**_: Any) -> list[CheckMessage]:
     if settings.STANDALONE or not {"*", "."} & {host.strip() for host in settings.ALLOWED_HOSTS}:
         return []
     return [Warning("ALLOWED_HOSTS allows every host.", hint="Name the hosts that people use.", id="portal.W001")]
+
+
+@register()
+def webhooks_reach_little(**_: Any) -> list[CheckMessage]:
+    """portal.W002: webhooks may be sent where the keys of the machine can be had, or anywhere at all."""
+    metadata = [ipaddress.ip_address("169.254.169.254"), ipaddress.ip_address("fd00:ec2::254")]
+    return [
+        Warning(
+            f"WEBHOOK_ALLOWED_NETWORKS has {network}, and with it the metadata service of cloud machines.",
+            hint="Whoever makes a webhook can send requests there. Name the networks that the receivers are in.",
+            id="portal.W002",
+        )
+        for network in settings.WEBHOOK_ALLOWED_NETWORKS
+        if any(address.version == network.version and address in network for address in metadata)
+    ]
 
 
 @register()

@@ -68,6 +68,7 @@ INSTALLED_APPS = [
     "apps.providers",
     "apps.swarms",
     "apps.execution",
+    "apps.webhooks",
     "apps.observability",
     "apps.api",
     "apps.console",
@@ -254,6 +255,10 @@ RUNNER_CONCURRENCY = 200
 RUNNER_LIFETIME_S = 3600
 GRACE_SECONDS = env.parsed("GRACE_SECONDS", int, 45, "a whole number")
 
+# Webhooks go to public addresses over https, and to these networks as well, also over plain http.
+WEBHOOK_ALLOWED_NETWORKS = env.networks("WEBHOOK_ALLOWED_NETWORKS")
+WEBHOOK_DAYS_KEPT = env.whole("WEBHOOK_DAYS_KEPT", 30)
+
 _runner_timeout = RUNNER_LIFETIME_S + 600
 Q_CLUSTER = {
     "name": "swarmdesk",
@@ -333,6 +338,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "SwarmStatus": "apps.swarms.models.SwarmStatus",
         "TaskStatus": "apps.swarms.models.TaskStatus",
         "FailureCode": "apps.swarms.models.FailureCode",
+        "WebhookStatus": "apps.webhooks.models.WebhookStatus",
+        "DeliveryStatus": "apps.webhooks.models.DeliveryStatus",
     },
     "TAGS": [
         {"name": "me", "description": "Who you are and what you may do."},
@@ -342,6 +349,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         {"name": "budgets", "description": "Limits on spending, and how they stand."},
         {"name": "costs", "description": "What was spent, and what agents elsewhere spend."},
         {"name": "pool", "description": "What there is to run on, and what is taken."},
+        {"name": "webhooks", "description": "Where events are sent to, and what became of each delivery."},
         {"name": "tokens", "description": "With what programs log in."},
         {"name": "audit", "description": "Who did what."},
     ],

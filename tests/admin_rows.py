@@ -51,6 +51,7 @@ from apps.tenants.models import (
     User,
 )
 from apps.tenants.roles import Role
+from apps.webhooks.models import Delivery, DeliveryAttempt, Webhook
 from portal.money import NANO
 
 DOLLAR = NANO
@@ -154,6 +155,13 @@ def make_rows(tenant: Tenant, count: int) -> None:
         CentreRule.objects.create(centre=centre, agent=f"{name}-agent")
         AgentOverride.objects.create(tenant=tenant, agent=f"{name}-agent", max_replicas=2, note=f"{name}-note")
         Holding.objects.create(swarm=swarm, tenant=tenant, agents=2, memory_gb=4, cpu=1, since=now, until=now)
+        hook = Webhook.objects.create(
+            tenant=tenant, name=f"{name}-hook", url="https://x.example", signing_secret="whsec_x"
+        )
+        delivery = Delivery.objects.create(
+            webhook=hook, tenant=tenant, event_id=n, kind="task.failed", swarm_id=swarm.pk, body=f"{name}-body"
+        )
+        DeliveryAttempt.objects.create(delivery=delivery, number=1, status_code=500, text=f"{name}-answer")
         Event.objects.create(
             kind="task.failed", tenant_id=tenant.pk, swarm_id=swarm.pk, task_id=task.pk, data={"name": name}
         )

@@ -60,6 +60,7 @@ class Daphne:
             "LOG_FORMAT": "console",
             "LOGIN_LIMIT_NAME": "0",  # the tests of one process log in from one address, with few names
             "LOGIN_LIMIT_ADDRESS": "0",
+            "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",  # where the receivers of tests are
         }
         self._process: subprocess.Popen[bytes] | None = None
 

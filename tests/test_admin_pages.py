@@ -41,6 +41,7 @@ SHOWN_ON_ANOTHER_PAGE = {
     "providers.RegionMinute",
     "providers.RegionQuota",
     "providers.RegionWindow",
+    "webhooks.DeliveryAttempt",
     # Sums that the report shows.
     *(f"costs.{kind}Total" for kind in ("Day", "Hour", "Swarm", "Subject", "Usage")),
     "costs.RolledTenant",
@@ -314,7 +315,7 @@ def test_the_sidebar_shows_what_the_person_may_open(rows: None, finance: User) -
 def test_the_first_page_costs_few_queries(rows: None, root: Client, django_assert_max_num_queries: Any) -> None:
     analyse()
     root.get("/admin/")
-    with django_assert_max_num_queries(17):
+    with django_assert_max_num_queries(18):
         page = root.get("/admin/")
     for words in ("Swarms running", "Budgets near their limit", "Resource pool", "Orchestrator"):
         assert words in page.content.decode()

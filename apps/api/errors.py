@@ -21,7 +21,10 @@ from apps.swarms.specs import SpecInvalid
 from apps.tenants.access import AccessDenied
 from apps.tenants.actions import CannotCreateToken
 
-TAKEN = {"one_budget_per_name": "Budget with this Tenant and Name already exists."}
+TAKEN = {
+    "one_budget_per_name": "Budget with this Tenant and Name already exists.",
+    "one_webhook_per_name": "Webhook with this Tenant and Name already exists.",
+}
 """Unique constraints that two requests at once can run into, and what to say: as it is said to the later of two."""
 
 

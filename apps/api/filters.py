@@ -9,6 +9,8 @@ from apps.costs.models import Advice, AdviceKind, AdviceStatus, Budget, Enforcem
 from apps.swarms.models import Agent, Priority, Runtime, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import SwarmQuerySet
 from apps.tenants.models import ApiToken
+from apps.webhooks.kinds import KINDS, PING
+from apps.webhooks.models import Delivery, DeliveryStatus, Webhook
 
 PRIORITIES = [(name.lower(), name.capitalize()) for name in Priority.names]
 
@@ -61,6 +63,26 @@ class TokenFilter(django_filters.FilterSet):
     class Meta:
         model = ApiToken
         fields = ["tenant", "user"]
+
+
+class WebhookFilter(django_filters.FilterSet):
+    tenant = django_filters.CharFilter(field_name="tenant__slug", help_text="Slug of a tenant.")
+    enabled = django_filters.BooleanFilter(field_name="is_enabled")
+
+    class Meta:
+        model = Webhook
+        fields = ["tenant", "enabled"]
+
+
+class DeliveryFilter(django_filters.FilterSet):
+    status = django_filters.MultipleChoiceFilter(
+        choices=DeliveryStatus.choices, help_text="Repeat it for more than one."
+    )
+    event = django_filters.ChoiceFilter(field_name="kind", choices=[(kind, kind) for kind in (*KINDS, PING)])
+
+    class Meta:
+        model = Delivery
+        fields = ["status", "event"]
 
 
 class AdviceFilter(django_filters.FilterSet):

@@ -30,6 +30,15 @@ from apps.api.views.swarms import (
 )
 from apps.api.views.tasks import TaskAttempts, TaskDetail, TaskRetry
 from apps.api.views.tokens import TokenDetail, Tokens
+from apps.api.views.webhooks import (
+    DeliveryDetail,
+    DeliveryRepeat,
+    WebhookDeliveries,
+    WebhookDetail,
+    WebhookRotate,
+    Webhooks,
+    WebhookTest,
+)
 
 app_name = "api"
 
@@ -60,6 +69,13 @@ v1 = [
     path("costs/reservations/<uuid:id>/extend/", ReservationExtend.as_view(), name="reservation-extend"),
     path("costs/reservations/<uuid:id>/settle/", ReservationSettle.as_view(), name="reservation-settle"),
     path("costs/reservations/<uuid:id>/release/", ReservationRelease.as_view(), name="reservation-release"),
+    path("webhooks/", Webhooks.as_view(), name="webhooks"),
+    path("webhooks/<uuid:id>/", WebhookDetail.as_view(), name="webhook"),
+    path("webhooks/<uuid:id>/rotate/", WebhookRotate.as_view(), name="webhook-rotate"),
+    path("webhooks/<uuid:id>/test/", WebhookTest.as_view(), name="webhook-test"),
+    path("webhooks/<uuid:id>/deliveries/", WebhookDeliveries.as_view(), name="webhook-deliveries"),
+    path("deliveries/<uuid:id>/", DeliveryDetail.as_view(), name="delivery"),
+    path("deliveries/<uuid:id>/repeat/", DeliveryRepeat.as_view(), name="delivery-repeat"),
     path("tokens/", Tokens.as_view(), name="tokens"),
     path("tokens/<uuid:id>/", TokenDetail.as_view(), name="token"),
     path("audit/", AuditTrail.as_view(), name="audit"),

@@ -12,6 +12,7 @@ from django_q.models import Schedule
 DAILY: dict[str, tuple[str, dt.time]] = {
     "Make partitions ahead": ("apps.observability.tasks.make_partitions_ahead", dt.time(2, 10)),
     "Remove old ticks, runners and watchdog runs": ("apps.observability.tasks.prune_old_rows", dt.time(2, 20)),
+    "Remove old deliveries of webhooks": ("apps.webhooks.tasks.prune_deliveries", dt.time(2, 30)),
     "Find what could be saved": ("apps.costs.tasks.find_advice", dt.time(3, 40)),
 }
 """By name: the task's door and the time of day, in UTC."""

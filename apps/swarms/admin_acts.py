@@ -1,4 +1,4 @@
-"""Steering swarms and tasks from the administration: buttons on a page, actions on a list, a page that asks why.
+"""Steering what runs from the administration: buttons on a page, actions on a list, a page that asks why.
 
 Nothing changes on a GET: a button leads to a page that says what will happen, and that page's form does it.
 """
@@ -20,7 +20,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from apps.audit import trail
 from apps.swarms.actions import lifecycle
-from apps.swarms.models import Task
+from apps.swarms.models import Swarm, Task
 from apps.swarms.models.swarm import CannotAct
 from apps.tenants.access import AccessDenied, Principal
 from apps.tenants.roles import Permission
@@ -29,7 +29,10 @@ from portal.admin import admin_url, list_url
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Something that can be done to a row. ``done`` is the past participle, ``effect`` says what will happen."""
+    """Something that can be done to a row. ``done`` is the past participle, ``effect`` says what will happen.
+
+    ``ends_row``: there is no such row afterwards.
+    """
 
     verb: str
     done: str
@@ -40,6 +43,7 @@ class Act:
     asks_reason: bool = False
     needs_reason: bool = False
     is_destructive: bool = False
+    ends_row: bool = False
 
     @property
     def title(self) -> str:
@@ -115,7 +119,7 @@ class ReasonForm(forms.Form):
     reason = forms.CharField(
         max_length=500,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
-        help_text="Kept in the audit trail and shown with the swarm.",
+        help_text="Kept in the audit trail, and shown with what it is about.",
         error_messages={"required": "Say why: the reason is kept in the audit trail."},
     )
 
@@ -149,7 +153,7 @@ def page(model_admin: Any, request: HttpRequest, act: Act, object_id: str) -> Ht
         form.fields["reason"].required = act.needs_reason
     if request.method == "POST" and (form is None or form.is_valid()):
         perform(model_admin, request, act, [row], form.cleaned_data["reason"] if form else "")
-        return redirect(admin_url(row))
+        return redirect(list_url(model_admin.model) if act.ends_row else admin_url(row))
     return _rendered(model_admin, request, act, [row], form, admin_url(row))
 
 
@@ -201,4 +205,4 @@ def _tenant_id(row: Any) -> Any:
 
 
 def _swarm_id(row: Any) -> Any:
-    return row.swarm_id if hasattr(row, "swarm_id") else row.pk
+    return row.pk if isinstance(row, Swarm) else getattr(row, "swarm_id", None)

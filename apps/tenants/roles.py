@@ -20,6 +20,7 @@ class Permission(StrEnum):
     COST_READ = "cost:read"
     COST_UPDATE = "cost:update"
     COST_RECORD = "cost:record"
+    WEBHOOK_MANAGE = "webhook:manage"
     AUDIT_READ = "audit:read"
     USER_MANAGE = "user:manage"
 
@@ -32,6 +33,7 @@ class Resource(StrEnum):
     POOL = "pool"
     BUDGET = "budget"
     COST = "cost"
+    WEBHOOK = "webhook"
     AUDIT = "audit"
     USER = "user"
     TOKEN = "token"
@@ -55,7 +57,16 @@ P = Permission
 PERMISSIONS: dict[str, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission) - {P.POOL_UPDATE},
     Role.DEVELOPER: frozenset(
-        {P.SWARM_CREATE, P.SWARM_READ, P.SWARM_UPDATE, P.POOL_READ, P.BUDGET_READ, P.COST_READ, P.COST_RECORD}
+        {
+            P.SWARM_CREATE,
+            P.SWARM_READ,
+            P.SWARM_UPDATE,
+            P.POOL_READ,
+            P.BUDGET_READ,
+            P.COST_READ,
+            P.COST_RECORD,
+            P.WEBHOOK_MANAGE,
+        }
     ),
     Role.OPERATOR: frozenset(
         {
@@ -76,7 +87,8 @@ PERMISSIONS: dict[str, frozenset[Permission]] = {
 """What a role may do inside its tenant. The pool belongs to the platform: only platform admins change it.
 
 ``cost:record`` is for those who run agents: it spends, as submitting a swarm does, wherever the agents run. Finance
-corrects what was spent (``cost:update``), which is another thing than reporting it.
+corrects what was spent (``cost:update``), which is another thing than reporting it. ``webhook:manage`` is for those who
+integrate programs: what webhooks tell, a developer can read anyway.
 """
 
 ON_ONE_SWARM = frozenset({P.SWARM_READ, P.SWARM_UPDATE, P.SWARM_DELETE, P.SWARM_TERMINATE, P.COST_READ, P.BUDGET_READ})
@@ -107,6 +119,7 @@ MEANING: dict[Permission, str] = {
     P.COST_READ: "see the ledger, reports, statements and advice",
     P.COST_UPDATE: "correct what is owed, close months, set prices and rates",
     P.COST_RECORD: "report costs of agents elsewhere, and reserve for them",
+    P.WEBHOOK_MANAGE: "make, change and test webhooks, and repeat deliveries",
     P.AUDIT_READ: "read the audit trail, and see who can do what",
     P.USER_MANAGE: "manage people, grants, tokens and access policies",
 }
