@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
@@ -25,7 +25,7 @@ from portal.sessions import SessionStore
 from tests.databases import database_in_use, new_database
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -188,8 +188,8 @@ def session_of(user: User) -> str:
 class Tab:
     """A browser window of a person, with everything that its console complained about in ``complaints``."""
 
-    def __init__(self, context: BrowserContext, web: Daphne) -> None:
-        self.page: Page = context.new_page()
+    def __init__(self, page: Page, web: Daphne) -> None:
+        self.page = page
         self.web = web
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -213,20 +213,71 @@ class Tab:
 OpenTab = Callable[..., Tab]
 
 
-@pytest.fixture
-def tab(web: Daphne, chromium: Browser) -> Iterator[OpenTab]:
-    """Makes a window for a user: ``tab(owner, width=390, dark=True)``."""
-    contexts = []
+class Windows:
+    """The windows of a module's tests, each with cookies and a storage of its own. A new one takes the browser a second.
 
-    def make(user: User | None = None, *, width: int = 1280, height: int = 900, dark: bool = False) -> Tab:
-        context = chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
-        )
-        contexts.append(context)
+    One that a test gave back is another's when nothing is left in it but the cache, as in a browser that was here before.
+    """
+
+    def __init__(self, browser: Browser, site: str) -> None:
+        self._browser = browser
+        self._site = site
+        self._free: list[Page] = []
+
+    def take(self, *, width: int, height: int, dark: bool, new: bool) -> Page:
+        scheme: Literal["dark", "light"] = "dark" if dark else "light"
+        if new or not self._free:
+            context = self._browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+            return context.new_page()
+        page = self._free.pop(0)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)
+        return page
+
+    def give_back(self, page: Page) -> None:
+        if page.is_closed() or len(page.context.pages) > 1:
+            page.context.close()
+            return
+        page.evaluate("location.protocol.startsWith('http') && sessionStorage.clear()")
+        page.goto("about:blank")
+        page.context.clear_cookies()
+        page.context.clear_permissions()
+        page.unroute_all()
+        page.context.unroute_all()
+        browser = page.context.new_cdp_session(page)
+        kinds = "cookies,local_storage,indexeddb,cache_storage,service_workers"
+        browser.send("Storage.clearDataForOrigin", {"origin": self._site, "storageTypes": kinds})
+        browser.send("Page.resetNavigationHistory")
+        browser.detach()
+        self._free.append(page)
+
+
+@pytest.fixture(scope="module")
+def windows(chromium: Browser, web_of_module: Daphne) -> Windows:
+    return Windows(chromium, web_of_module.url)
+
+
+@pytest.fixture
+def tab(web: Daphne, windows: Windows) -> Iterator[OpenTab]:
+    """Makes a window for a user: ``tab(owner, width=390, dark=True)``.
+
+    With ``new=True`` nobody used it before or will: for a test that gives its page scripts, answers dialogues for it or
+    comes between it and its sockets.
+    """
+    taken: list[tuple[Page, bool]] = []
+
+    def make(
+        user: User | None = None, *, width: int = 1280, height: int = 900, dark: bool = False, new: bool = False
+    ) -> Tab:
+        page = windows.take(width=width, height=height, dark=dark, new=new)
+        taken.append((page, new))
         if user:
-            context.add_cookies([{"name": "sessionid", "value": session_of(user), "url": web.url}])
-        return Tab(context, web)
+            page.context.add_cookies([{"name": "sessionid", "value": session_of(user), "url": web.url}])
+        return Tab(page, web)
 
     yield make
-    for context in contexts:
-        context.close()
+    for page, new in taken:
+        if new:
+            page.context.close()
+        else:
+            windows.give_back(page)

@@ -10,10 +10,10 @@ from django.contrib.auth.hashers import make_password
 from apps.api import limits
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
-from tests.browser import web_server
+from tests.browser import web_server, windows
 from tests.databases import db, django_db_setup, own_database, pytest_collection_modifyitems
 
-__all__ = ["db", "django_db_setup", "own_database", "pytest_collection_modifyitems", "web_server"]
+__all__ = ["db", "django_db_setup", "own_database", "pytest_collection_modifyitems", "web_server", "windows"]
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_a_socket_that_was_killed_and_came_back_has_missed_nothing(
 
 
 def test_a_network_that_failed_for_a_while_has_hidden_nothing(tab: OpenTab, operator: User, swarm: Swarm) -> None:
-    window = tab(operator)
+    window = tab(operator, new=True)
     open_sockets, is_down = [], False
 
     def route(socket: WebSocketRoute) -> None:
@@ -216,14 +216,15 @@ def test_no_page_is_wider_than_its_window_or_complains(
     desk.work(2, status=TaskStatus.FAILED, error="https://very.long/" + "path" * 80)
     task = swarm.tasks.first()
     assert task
+    window, stranger = tab(operator, dark=dark), tab(dark=dark)
     for width in WIDTHS:
-        window = tab(operator, width=width, dark=dark)
+        for each in (window, stranger):
+            each.page.set_viewport_size({"width": width, "height": 900})
         for path in ("/", "/swarms/", "/submit/?example=market-brief", f"/swarms/{swarm.pk}/", f"/tasks/{task.pk}/"):
             window.open(path)
             assert window.overflow() == 0, f"{path} at {width}"
             assert window.page.evaluate("document.documentElement.classList.contains('dark')") is dark
         assert window.complaints == []
-        stranger = tab(width=width, dark=dark)
         stranger.open("/login/")
         assert stranger.overflow() == 0
         assert stranger.complaints == []

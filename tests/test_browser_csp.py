@@ -101,7 +101,7 @@ def test_pages_work_under_their_policies(tab: OpenTab, platform_admin: User, acm
     task = swarm.tasks.first()
     assert task is not None
     console = ["/", "/swarms/", f"/swarms/{swarm.pk}/", f"/tasks/{task.pk}/", "/submit/", "/api/docs/", "/nothing/"]
-    window = tab(platform_admin)
+    window = tab(platform_admin, new=True)
     window.page.add_init_script(WATCH)
     found = {path: told for path in [*console, *admin_pages()] if (told := walk(window, path))}
     assert found == {}
