@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pytest
 from django.test import Client
 
-from apps.tenants.models import GroupRule, IdentityProvider, Match, Tenant
+from apps.tenants.models import GroupRule, IdentityProvider, Match, Membership, Tenant, User
 from tests.oidc_provider import CLIENT_ID, CLIENT_SECRET, Provider
 
 PEOPLE: dict[str, dict[str, Any]] = {
@@ -93,3 +95,21 @@ def begin(client: Client, slug: str = "sso", **query: str) -> str:
 def log_in(client: Client, person: str, slug: str = "sso", **query: str) -> Any:
     """The whole way; the response of the callback."""
     return client.get(answer_of(begin(client, slug, **query), person))
+
+
+def text_of(response: Any) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
+
+
+def is_in(client: Client) -> bool:
+    return client.get("/").status_code == 200
+
+
+def roles_of(user: User) -> set[str]:
+    return set(Membership.objects.filter(user=user).values_list("role", flat=True))
+
+
+def age(idp: IdentityProvider, **by: dt.timedelta) -> None:
+    """Makes what was fetched older: ``age(idp, discovered_at=...)``."""
+    row = IdentityProvider.objects.get(pk=idp.pk)
+    IdentityProvider.objects.filter(pk=idp.pk).update(**{name: getattr(row, name) - ago for name, ago in by.items()})
