@@ -1,0 +1,121 @@
+"""Regions shared by many real processes: one probe at a time, limits never exceeded, a killed prober blocks nobody."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.utils import timezone
+
+from apps.events.models import Event
+from apps.providers import switching
+from apps.providers.breaker import Failure
+from apps.providers.models import Provider, Region
+from tests.regions import make_provider, region_of
+from tests.running import ROOT, simulator, wait_until
+
+pytestmark = pytest.mark.processes
+
+Spawn = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def spawn(own_database: str) -> Iterator[Spawn]:
+    """Starts hammers, and ends them with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.region_hammer", *arguments]
+        started.append(subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def broken(provider: Provider, name: str) -> Region:
+    region = region_of(provider, name)
+    switching.report_failures(region.pk, [Failure(timezone.now())] * 5, error="test", now=timezone.now())
+    return region
+
+
+def test_five_processes_probe_one_at_a_time_and_announce_each_change_once(spawn: Spawn) -> None:  # P2 P7
+    provider = make_provider("east", probe_every_s=1)
+    with simulator(latency_ms=20) as here:
+        Region.objects.update(base_url=f"http://127.0.0.1:{here.port}/v1")
+        broken(provider, "east")
+        here.outage(None, "hang")
+        boards = [spawn("board") for _ in range(5)]
+        assert [line(each) for each in boards] == ["ready"] * 5
+        # Each question hangs for three seconds, so questions side by side would be seen.
+        wait_until(lambda: here.stats()["asked"] >= 2, what="two probes")
+        assert here.stats()["peak_being_asked"] == 1
+        here.outage(0)
+        wait_until(lambda: region_of(provider, "east").circuit.state.value == "closed", timeout_s=40, what="recovery")
+        assert here.stats()["peak_being_asked"] == 1
+    told = list(Event.objects.order_by("pk").values_list("kind", flat=True))
+    assert told == [
+        "breaker.opened",
+        "provider.critical",
+        "breaker.half_opened",
+        "breaker.closed",
+        "provider.recovered",
+    ]
+
+
+def test_a_prober_that_is_killed_keeps_nobody_from_probing(spawn: Spawn) -> None:
+    provider = make_provider("east", probe_every_s=1)
+    east = broken(provider, "east")
+    soon = timezone.now() + dt.timedelta(seconds=1)
+    wait_until(lambda: timezone.now() > soon)
+    prober = spawn("claim", str(east.pk), "5")
+    assert line(prober) == "True"
+    prober.kill()
+    prober.wait()
+    now = timezone.now()
+    assert not switching.claim_probe(east.pk, uuid.uuid4(), lease_s=5, now=now), "its lease still runs"
+    assert switching.claim_probe(east.pk, uuid.uuid4(), lease_s=5, now=now + dt.timedelta(seconds=5))
+
+
+@contextmanager
+def limited(**limits: int) -> Iterator[Region]:
+    provider = make_provider("east")
+    Region.objects.update(**limits)
+    yield region_of(provider, "east")
+
+
+@pytest.mark.parametrize(
+    ("limits", "granted", "at_once"),
+    [
+        ({"requests_per_minute": 25}, 25, 60),
+        ({"tokens_per_minute": 3000}, 30, 60),  # each call takes a hundred
+        ({"concurrency": 4}, 60, 4),
+    ],
+    ids=["requests", "tokens", "concurrency"],
+)
+def test_three_processes_never_exceed_a_limit_nor_leave_it_unused(
+    spawn: Spawn, limits: dict[str, int], granted: int, at_once: int
+) -> None:
+    with limited(**limits) as east:
+        hammers = [spawn("permits", str(east.pk), "20", "0.01") for _ in range(3)]
+        assert [line(each) for each in hammers] == ["ready"] * 3
+        for each in hammers:
+            assert each.stdin is not None
+            each.stdin.write("go\n")
+            each.stdin.flush()
+        calls = [tuple(call) for each in hammers for call in json.loads(line(each))]
+    assert len(calls) == granted
+    assert max(sum(began <= at < ended for began, ended in calls) for at, _ in calls) <= at_once
