@@ -39,6 +39,8 @@ DOORS = [
     ("GET", f"/budgets/{SOME_ID}/"),
     ("PATCH", f"/budgets/{SOME_ID}/"),
     ("DELETE", f"/budgets/{SOME_ID}/"),
+    ("GET", "/providers/"),
+    ("GET", f"/providers/{SOME_ID}/"),
     ("GET", "/nowhere/"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -176,8 +177,8 @@ def test_when_all_are_broken_the_primary_is_tried_once_and_a_good_answer_closes_
     regions: Regions, acme: Tenant
 ) -> None:  # P3
     for region in Region.objects.all():
-        Breaker.objects.create(region=region, state="open", cause="test", next_probe_at=timezone.now())
-        Breaker.objects.update(next_probe_at=timezone.now() + timezone.timedelta(hours=1))
+        Breaker.objects.create(region=region, state="open", cause="test")
+        Breaker.objects.update(next_probe_at=timezone.now() + dt.timedelta(hours=1))
     regions["one"].outage(None, "500")
     before = requests(regions)
     swarm = run(acme)

@@ -43,7 +43,8 @@ def spawn(own_database: str) -> Iterator[Spawn]:
 
 def line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    return process.stdout.readline().strip()
+    told: str = process.stdout.readline()
+    return told.strip()
 
 
 def broken(provider: Provider, name: str) -> Region:

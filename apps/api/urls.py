@@ -10,6 +10,7 @@ from apps.api.views.budgets import BudgetDetail, Budgets
 from apps.api.views.cost_events import CostEvents
 from apps.api.views.costs import CostReport, Ledger
 from apps.api.views.platform import Me, Pool
+from apps.api.views.providers import ProviderDetail, Providers
 from apps.api.views.reservations import (
     ReservationDetail,
     ReservationExtend,
@@ -78,6 +79,8 @@ v1 = [
     path("deliveries/<uuid:id>/repeat/", DeliveryRepeat.as_view(), name="delivery-repeat"),
     path("tokens/", Tokens.as_view(), name="tokens"),
     path("tokens/<uuid:id>/", TokenDetail.as_view(), name="token"),
+    path("providers/", Providers.as_view(), name="providers"),
+    path("providers/<uuid:id>/", ProviderDetail.as_view(), name="provider"),
     path("audit/", AuditTrail.as_view(), name="audit"),
 ]
 
