@@ -20,6 +20,7 @@ from django.db import connections
 
 from apps.execution.runner import Runner, RunnerConfig
 from apps.execution.runtimes import AgentRuntime
+from apps.providers.secrets.keeper import Keeper
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,6 +90,7 @@ def run_until(
     *,
     config: RunnerConfig | None = None,
     runtimes: Mapping[str, AgentRuntime] | None = None,
+    keeper: Keeper | None = None,
     meanwhile: Callable[[Runner], None] = lambda runner: None,
     timeout_s: float = 20,
 ) -> Runner:
@@ -96,7 +98,7 @@ def run_until(
 
     ``condition`` and ``meanwhile`` run on a thread beside it, with a database connection of their own.
     """
-    runner = Runner("test", config, runtimes=runtimes)
+    runner = Runner("test", config, runtimes=runtimes, keeper=keeper)
     failure: list[BaseException] = []
 
     async def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +51,8 @@ class Vault:
     sealed: bool = False
     failing: int = 0
     asked: Counter[str] = field(default_factory=Counter)
+    read_by: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Entries that were asked for, by token."""
     port: int = 0
 
     @property
@@ -104,7 +106,9 @@ class Vault:
                 return 400, {"errors": ["lease is not renewable"]}
             token.ends = min(self.clock + token.ttl, token.longest)
             return 200, {"auth": _auth(name, token.ends - self.clock, token.renewable)}
-        return self._read(path, token)
+        mount, _, entry = path.removeprefix("/v1/").partition("/data/")
+        self.read_by[name].add(f"{mount}/{entry}")
+        return self._read(f"{mount}/{entry}", token)
 
     def _log_in(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         role = self.roles.get(body.get("role", ""))
@@ -115,9 +119,7 @@ class Vault:
         name = self.grant(*role.paths, ttl=role.ttl, longest=role.longest)
         return 200, {"auth": _auth(name, role.ttl, renewable=True)}
 
-    def _read(self, path: str, token: Token) -> tuple[int, dict[str, Any]]:
-        mount, _, entry = path.removeprefix("/v1/").partition("/data/")
-        wanted = f"{mount}/{entry}"
+    def _read(self, wanted: str, token: Token) -> tuple[int, dict[str, Any]]:
         if not any(wanted.startswith(allowed) for allowed in token.paths):
             return 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
         versions = self.entries.get(wanted)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from apps.providers import admin_residency, admin_secrets  # noqa: F401  (they register what they show)
 from apps.providers.admin_regions import reviewed, state_label
 from apps.providers.breaker import State
 from apps.providers.models import HealthStatus, Provider, Region
 from apps.tenants.admin_scoping import PlatformInline, PlatformModelAdmin
+from portal.admin import FORM_FIELDS
 from portal.admin_columns import BAD, CALM, GOOD, NOTHING, WARN, label, yes_column
 
 TONES = {HealthStatus.HEALTHY: GOOD, HealthStatus.FAILED_OVER: WARN, HealthStatus.CRITICAL: BAD}
@@ -60,6 +63,7 @@ class ProviderAdmin(PlatformModelAdmin):
         "breaker_window_s": "Window, in seconds",
         "probe_every_s": "Probe every, in seconds",
     }
+    formfield_overrides: ClassVar[dict[Any, Any]] = {**FORM_FIELDS, ArrayField: {"widget": UnfoldAdminTextInputWidget}}
     empty_hint = "Add a provider with at least one region, so that agents can use its models."
     list_display = ("name", "kind", "health_label", "region_names", "secret_name", "state")
     list_filter = ("is_enabled", "health")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -37,7 +35,7 @@ class SecretStateAdmin(ReadOnly, PlatformModelAdmin):
         "within seconds when told to."
     )
     empty_hint = "Nothing was read yet. Name the key of a provider on its page, and start workers."
-    list_display = ("name", "worker_class", "standing", "fingerprint", "version", "age", "loaded", "problem")
+    list_display = ("name", "worker_class", "standing", "age", "loaded", "problem")
     list_display_links = ("name",)
     list_filter = ("worker_class",)
     search_fields = ("name",)
@@ -54,8 +52,7 @@ class SecretStateAdmin(ReadOnly, PlatformModelAdmin):
     failed = when_column("failed_at", "Last failure")
     lacking = when_column("lacking_since", "A process lacks it since")
     refused = when_column("refused_at", "Refused by the provider")
-    problem: Display = text_column("last_error", "Problem", limit=80)
-    labels: ClassVar[dict[str, str]] = {"worker_class": "Class of processes"}
+    problem: Display = text_column("trouble", "Problem", limit=60)
 
     @admin.display(description="State")
     def standing(self, state: SecretState) -> SafeString | str:
@@ -67,7 +64,7 @@ class SecretStateAdmin(ReadOnly, PlatformModelAdmin):
             return label("kept", WARN, "It could not be read anew: processes go on with the one they hold.")
         return label("in use", GOOD)
 
-    @admin.display(description="Backend")
+    @admin.display(description="Backend now")
     def backend_is(self, state: SecretState) -> SafeString | str:
         known = BackendState.objects.filter(pk=state.backend).first()
         if known is None or known.down_since is None:

@@ -76,7 +76,6 @@ class Provider(models.Model):
     worker_classes = ArrayField(
         models.CharField(max_length=40, validators=[validate_worker_class]),
         default=agents_only,
-        blank=True,
         help_text="Classes of processes that may read the key, by commas. No other loads it, or runs its agents.",
     )
     is_enabled = models.BooleanField(default=True)

@@ -36,10 +36,16 @@ class SecretState(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["name", "worker_class"], name="one_state_per_secret_and_class")
         ]
-        verbose_name = "secret"
+        verbose_name = "key of a provider"
+        verbose_name_plural = "keys of providers"
 
     def __str__(self) -> str:
         return f"{self.name} of {self.worker_class}"
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it; empty when nothing is."""
+        return "The provider does not take it." if self.refused_at else self.last_error
 
     def is_usable(self, *, now: dt.datetime) -> bool:
         """Whether processes of the class hold it, as far as is known, and the provider did not refuse it lately."""

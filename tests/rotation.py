@@ -1,0 +1,176 @@
+"""Keys rotated under load: Vault, runner processes of two classes, a provider that revokes the old key.
+
+``python -m tests.bench.rotation`` runs it for longer, over several rotations.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from django.db import connection
+from django.utils import timezone
+
+from apps.audit.models import AuditEntry
+from apps.providers.models import Provider, SecretState
+from apps.swarms.models import Swarm, Task
+from apps.tenants.models import Tenant
+from tests.running import ROOT, SimulatorProcess, wait_until
+from tests.swarms import AgentOf, StepOf, make_swarm
+from tests.vault_server import Vault
+
+NAME, OTHER = "HOUSE_KEY", "EUROPE_KEY"
+LATENCY_MS = 200
+CALLS_PER_S = 50
+
+
+def key(number: int) -> str:
+    """The key of a rotation: easy to look for, and no more guessable than needs be."""
+    return f"sk-house-{number:04d}-d41d8cd98f00b204"
+
+
+@dataclass
+class Workers:
+    """A `manage.py work` of a class, with what it wrote."""
+
+    worker_class: str
+    log: Path
+    token: str
+    process: subprocess.Popen[bytes]
+
+    def runners(self) -> list[int]:
+        """Processes that hold keys, by what the trail says."""
+        entries = AuditEntry.objects.filter(actor__startswith=f"{self.worker_class}@", action="secret:load")
+        return sorted({int(actor.rpartition("/")[2]) for actor in entries.values_list("actor", flat=True)})
+
+    def family(self) -> list[psutil.Process]:
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+
+@contextmanager
+def workers(worker_class: str, count: int, vault: Vault, paths: str, folder: Path) -> Iterator[Workers]:
+    """Starts a cluster of runners whose token may read what is below ``paths``; ends it with all it started."""
+    log = folder / f"{worker_class}.log"
+    token = vault.grant(paths)
+    environment = {
+        **os.environ,
+        "SECRETS_BACKEND": f"vault:{vault.address}/secret/desk",
+        "VAULT_TOKEN": token,
+        "LOG_FORMAT": "json",
+        "GRACE_SECONDS": "8",
+        # As `up` does, so that the command need not start itself again to have them set.
+        "Q_CLUSTER_NAME": "agents",
+        "WORKER_CLASS": worker_class,
+        "AGENT_WORKERS": str(count),
+    }
+    command = ["work", "--cluster", "agents", "--class", worker_class, "--workers", str(count)]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", *command], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+    made = Workers(worker_class, log, token, process)
+    try:
+        yield made
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            for member in made.family():
+                member.kill()
+
+
+def load(tenant: Tenant, seconds: float) -> Swarm:
+    """A swarm that makes fifty calls a second for so long."""
+    fields: dict[str, Any] = {"model": "simulated:small", "max_output_tokens": 50}
+    replicas = CALLS_PER_S * LATENCY_MS // 1000
+    steps = [StepOf("call", items=int(CALLS_PER_S * seconds), prompt="Say {{ item }}.")]
+    return make_swarm(tenant, steps, {"worker": AgentOf(replicas, fields)}, now=timezone.now())
+
+
+def prepare(vault: Vault, at: SimulatorProcess) -> None:
+    """The provider with the key that is rotated, and one of another class; both keys in Vault."""
+    Provider.objects.filter(name="simulated").update(secret_name=NAME, worker_classes=["agents"])
+    Provider.objects.create(name="europe", secret_name=OTHER, worker_classes=["agents-eu"])
+    vault.put(f"secret/desk/{NAME}", value=key(0))
+    vault.put(f"secret/desk/{OTHER}", value="sk-europe-9e107d9d372bb682")
+    at.accept(key(0))
+
+
+@dataclass
+class Rotation:
+    """What one rotation was like. Seconds from the order."""
+
+    all_on_new_s: float
+    refused: int = 0
+    runners: list[int] = field(default_factory=list)
+
+
+def rotate(number: int, vault: Vault, at: SimulatorProcess, crew: Workers) -> Rotation:
+    """Puts a new key beside the old one, orders every process to read it, and revokes the old one when all have."""
+    from apps.providers.secrets.orders import order_refresh
+    from apps.tenants.access import principal_of_command
+
+    runners = crew.runners()
+    vault.put(f"secret/desk/{NAME}", value=key(number))
+    at.accept(key(number - 1), key(number))
+    began = timezone.now()
+    order_refresh(by=principal_of_command("drill"), reason="A drill.")
+    turned = AuditEntry.objects.filter(action="secret:rotate", at__gt=began)
+
+    def all_turned() -> bool:
+        return {int(actor.rpartition("/")[2]) for actor in turned.values_list("actor", flat=True)} >= set(runners)
+
+    wait_until(all_turned, timeout_s=15, what="all runners on the new key")
+    at.accept(key(number))
+    return Rotation((max(turned.values_list("at", flat=True)) - began).total_seconds(), runners=runners)
+
+
+def wait_for_calls(swarm: Swarm, count: int, *, timeout_s: float = 60) -> None:
+    wait_until(
+        lambda: Task.objects.filter(swarm=swarm, status="succeeded").count() >= count,
+        timeout_s=timeout_s,
+        what=f"{count} calls",
+    )
+
+
+def tables_with(pattern: str) -> list[str]:
+    """The tables with a row that, as text, matches: what a dump of the database would show."""
+    found = []
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f'SELECT EXISTS (SELECT FROM "{table}" t WHERE t::text ~ %s)', [pattern])
+            if cursor.fetchone() == (True,):
+                found.append(table)
+    return found
+
+
+def memory_has(pid: int, needle: bytes) -> bool:
+    """Whether the memory of a process holds a text anywhere it can write to."""
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in maps:
+            place = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+            if place and "[v" not in line:
+                start, end = (int(part, 16) for part in place.groups())
+                memory.seek(start)
+                try:
+                    if needle in memory.read(end - start):
+                        return True
+                except OSError:
+                    continue
+    return False
+
+
+def usable(worker_class: str, name: str = NAME) -> bool:
+    state = SecretState.objects.filter(name=name, worker_class=worker_class).first()
+    return state is not None and state.is_usable(now=timezone.now())

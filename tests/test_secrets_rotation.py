@@ -1,0 +1,89 @@
+"""A key is rotated while fifty calls a second go through real runner processes; another class never has it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from django.test import Client
+
+from apps.costs.models import LedgerEntry
+from apps.events.models import Event
+from apps.execution.models import Attempt
+from apps.swarms.models import Swarm
+from apps.tenants.models import Tenant, User
+from tests.rotation import (
+    LATENCY_MS,
+    NAME,
+    OTHER,
+    key,
+    load,
+    memory_has,
+    prepare,
+    rotate,
+    tables_with,
+    usable,
+    wait_for_calls,
+    workers,
+)
+from tests.running import simulator, wait_until
+from tests.swarms import simulated_provider
+from tests.vault_server import vault_server
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(170)]
+SECONDS = 4
+
+
+def test_a_key_is_rotated_under_load_and_no_call_fails(
+    own_database: str, acme: Tenant, platform_admin: User, tmp_path: Path
+) -> None:  # P8
+    with (
+        vault_server() as vault,
+        simulator("--api-key", key(0), latency_ms=LATENCY_MS) as at,
+    ):
+        simulated_provider(at.port)
+        prepare(vault, at)
+        with (
+            workers("agents", 2, vault, "secret/desk/", tmp_path) as agents,
+            workers("agents-eu", 1, vault, f"secret/desk/{OTHER}", tmp_path) as europe,
+        ):
+            wait_until(lambda: len(agents.runners()) == 2 and europe.runners(), timeout_s=60, what="keys in runners")
+            assert usable("agents")
+            swarm = load(acme, SECONDS)
+            wait_for_calls(swarm, swarm.tasks_total // 4)
+            rotation = rotate(1, vault, at, agents)
+            assert rotation.all_on_new_s < 10
+            wait_until(lambda: Swarm.objects.get(pk=swarm.pk).is_over, timeout_s=60, what="the end of the swarm")
+
+            # Nobody of another class has the key, in memory or at all.
+            runner, other = rotation.runners[0], europe.runners()[0]
+            if os.access(f"/proc/{other}/mem", os.R_OK):
+                assert memory_has(runner, key(1).encode())
+                assert not any(memory_has(other, key(number).encode()) for number in (0, 1))
+            assert vault.read_by[europe.token] == {f"secret/desk/{OTHER}"}
+
+        swarm.refresh_from_db()
+        assert (swarm.status, swarm.tasks_succeeded) == ("succeeded", swarm.tasks_total)
+        assert Attempt.objects.filter(task__swarm=swarm).count() == swarm.tasks_total  # each at its first try
+        assert LedgerEntry.objects.filter(swarm_id=swarm.pk).count() == swarm.tasks_total
+        stats = at.stats()
+        assert stats["statuses"] == {"200": swarm.tasks_total}
+        taken = sorted(tally["taken"] for tally in stats["keys"].values())
+        assert len(taken) == 2
+        assert min(taken) > 0
+    assert Event.objects.filter(kind="secrets.rotated", data__name=NAME).count() == 1
+
+    # And it is written nowhere.
+    secret = "sk-house-|sk-europe-|hvs\\."
+    assert tables_with(secret) == []
+    for log in (agents.log, europe.log):
+        text = log.read_text()
+        assert "secret_loaded" in text
+        assert not any(part in text for part in ("sk-house-", "sk-europe-", "hvs."))
+    client = Client()
+    client.force_login(platform_admin)
+    for page in ("providers/provider/", "providers/secretstate/", "audit/auditentry/", "events/event/"):
+        answer = client.get(f"/admin/{page}")
+        assert answer.status_code == 200
+        assert not any(part in answer.content.decode() for part in ("sk-house-", "sk-europe-", "hvs."))
