@@ -177,6 +177,7 @@ def _ids(tenant_id: Any, task: Any, token: Any) -> dict[str, list[str]]:
     from apps.costs.models import Budget
     from apps.costs.models import ExternalReservation as Held
     from apps.swarms.models import Agent, Swarm
+    from apps.webhooks.models import Delivery, Webhook
 
     def texts(rows: Any) -> list[str]:
         return [str(pk) for pk in rows[:10]]
@@ -186,6 +187,8 @@ def _ids(tenant_id: Any, task: Any, token: Any) -> dict[str, list[str]]:
         "/api/v1/tasks/": texts(task.objects.filter(swarm__tenant_id=tenant_id).values_list("pk", flat=True)),
         "/api/v1/agents/": texts(Agent.objects.filter(swarm__tenant_id=tenant_id).values_list("pk", flat=True)),
         "/api/v1/budgets/": texts(Budget.objects.filter(tenant_id=tenant_id).values_list("pk", flat=True)),
+        "/api/v1/webhooks/": texts(Webhook.objects.filter(tenant_id=tenant_id).values_list("pk", flat=True)),
+        "/api/v1/deliveries/": texts(Delivery.objects.filter(tenant_id=tenant_id).values_list("pk", flat=True)),
         "/api/v1/tokens/": texts(token.objects.filter(tenant_id=tenant_id).values_list("uid", flat=True)),
         "/api/v1/costs/reservations/": texts(Held.objects.filter(tenant_id=tenant_id).values_list("pk", flat=True)),
     }

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 import socket
+import ssl
+from pathlib import Path
 from typing import Any
 
 import aiohttp.resolver
 import pytest
 from asgiref.sync import async_to_sync
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from apps.webhooks import addresses, posting
 from apps.webhooks.addresses import UrlRefused, is_allowed, verify_url
 from apps.webhooks.policies import Answer
 from apps.webhooks.posting import Post, Poster
 from portal import checks, env
+from tests.processes import run_python
 from tests.webhooks import Received, receiver
 
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
@@ -261,6 +269,80 @@ def test_a_closed_port_and_plain_text_where_tls_should_be_are_told() -> None:
         answer = send(here.url.replace("http://", "https://"))
     assert answer.status_code is None
     assert answer.error.startswith("No safe connection")
+
+
+PROGRAM = """
+import django; django.setup()
+from asgiref.sync import async_to_sync
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from apps.webhooks.posting import Post, Poster
+async def run(*urls):
+    async with Poster() as poster:
+        for url in urls:
+            answer = await poster.send(Post(url, b"{}", {}))
+            print(answer.status_code, answer.error)
+import sys
+async_to_sync(run)(*sys.argv[1:])
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("_loopback")
+def test_over_https_the_certificate_must_be_of_the_name_and_trusted(tmp_path: Path) -> None:
+    certificate, key = _certificate(tmp_path, "localhost")
+    names: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.sni_callback = lambda connection, name, context: names.append(name)
+
+    with receiver(tls=context) as here:
+        named = here.url.replace("127.0.0.1", "localhost")
+        done = run_python(
+            "-c",
+            PROGRAM,
+            named,
+            here.url,  # another name than that of the certificate
+            WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8,::1",
+            SSL_CERT_FILE=str(certificate),
+            DJANGO_SETTINGS_MODULE="portal.settings",
+            DATABASE_URL="postgresql://nowhere/x",
+            STANDALONE="true",
+        )
+        assert done.returncode == 0, done.stderr
+        first, second = done.stdout.splitlines()
+        assert first.strip() == "204"
+        assert second.startswith("None No safe connection: its certificate does not hold, IP address mismatch")
+        assert here.received[0].headers["host"] == named.split("/")[2]
+        assert "localhost" in names
+        untrusted = send(named)
+        assert untrusted.error == "No safe connection: its certificate does not hold, self-signed certificate."
+        assert len(here.received) == 1
+
+
+def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate for a name that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    (folder / "key.pem").write_bytes(pem)
+    return folder / "cert.pem", folder / "key.pem"
 
 
 # -- the setting -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +39,7 @@ from apps.webhooks.models import CannotSend, Delivery, DeliveryAttempt, Delivery
 from apps.webhooks.policies import BACKOFF, Answer, Endurance, Lanes
 from apps.webhooks.recording import record
 from apps.webhooks.sending import LEASE, claim
+from tests.processes import ROOT
 from tests.webhooks import BY, due, happened, hook_of
 
 pytestmark = pytest.mark.django_db
@@ -168,10 +168,17 @@ def test_secrets_lie_encrypted_in_the_database(hook: Webhook) -> None:
 # -- what is told ------------------------------------------------------------------------------------------------------
 
 
+HANDED_ON = {"apps/costs/actions.py", "apps/webhooks/actions.py"}
+"""Where a kind of a tenant's event is given to a function of the module, by name (``_write_down``, ``_tell``)."""
+
+
 def _emitted() -> set[str]:
-    """Every kind that is written in the source; a ``*`` where a status or a verb goes in."""
+    """Every kind of a tenant's event that is written in the source; a ``*`` where a status or a verb goes in.
+
+    Events of no tenant need no line: no webhook gets them.
+    """
     found: set[str] = set()
-    for path in Path("apps").glob("*/**/*.py"):
+    for path in (ROOT / "apps").glob("*/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
@@ -181,6 +188,13 @@ def _emitted() -> set[str]:
                     found.add(kind)
                 case ast.JoinedStr(values=parts) if name == "NewEvent":
                     found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "*" for p in parts))
+                case ast.Constant():
+                    pass
+                case _ if name == "NewEvent":
+                    of_a_tenant = len(node.args) > 1 or any(each.arg == "tenant_id" for each in node.keywords)
+                    assert not of_a_tenant or str(path.relative_to(ROOT)) in HANDED_ON, (
+                        f"{path}:{node.lineno} names no kind"
+                    )
     return found
 
 
@@ -200,6 +214,15 @@ def test_every_kind_of_event_is_known_to_webhooks_or_kept_from_them() -> None:
     assert len(found) > 25
     assert found == KINDS.keys() | PLATFORM
     assert not KINDS.keys() & PLATFORM
+
+
+def test_the_reference_page_has_every_kind_with_what_it_tells() -> None:
+    rows = []
+    for kind, known in KINDS.items():
+        told = ", ".join(f"`{fact}`" for fact in (*known.facts, *known.money.values()))
+        rows.append(f"| `{kind}` | {known.about} | {told} |")
+    page = (ROOT / "docs/reference/webhook-events.md").read_text()
+    assert "\n".join(rows) in page, "put this into docs/reference/webhook-events.md:\n" + "\n".join(rows)
 
 
 def test_a_body_has_ids_and_numbers_and_nothing_that_people_wrote() -> None:

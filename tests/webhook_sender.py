@@ -2,7 +2,8 @@
 
 ``send [SECONDS]`` sends what is due, by a clock so many seconds ahead, and prints how many attempts it made.
 ``kill HOOK`` hands out one event after the other, each in a forked process that is killed (SIGKILL) before the next
-distinct line it comes to, then in one that is not; prints a JSON line for each: {"killed", "deliveries", "jobs"}.
+distinct line it comes to, with the rest done in this one, until none is killed; prints a JSON line for each: {"killed",
+"deliveries", "jobs"}.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ def kill(hook_id: str) -> None:
     def work() -> int:
         return handing_out.hand_out(now=timezone.now()) or 1
 
+    happened(hook.tenant)
+    work()  # loads what the processes then share
+    Delivery.objects.all().delete()
+    OrmQ.objects.all().delete()
     for number in range(1, 200):
         happened(hook.tenant)
         event = Event.objects.latest("pk").pk
         killed = os.WIFSIGNALED(forked(killed_at(number, work, MODULES)))
         if killed:
-            forked(work)
+            work()
         told = {
             "killed": killed,
             "deliveries": Delivery.objects.filter(event_id=event).count(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,8 +47,8 @@ class Receiver:
 
 
 @contextmanager
-def receiver(**options: Any) -> Iterator[Receiver]:
-    """A real HTTP server with one thread a request."""
+def receiver(*, tls: ssl.SSLContext | None = None, **options: Any) -> Iterator[Receiver]:
+    """A real HTTP server with one thread a request; HTTPS with ``tls``."""
     state = Receiver(**options)
 
     class Handler(BaseHTTPRequestHandler):
@@ -83,7 +84,9 @@ def receiver(**options: Any) -> Iterator[Receiver]:
             pass  # a sender that was killed, or that has read enough
 
     server = Server(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/hooks"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    state.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}/hooks"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, ClassVar
 
 from django import forms
@@ -42,7 +43,6 @@ from portal.admin_columns import (
     reference_column,
     short_column,
     status_column,
-    text_column,
     when_column,
 )
 from portal.admin_fields import DateRangeFilter
@@ -55,7 +55,10 @@ class WebhookForm(forms.ModelForm):
     """Where to, and what of."""
 
     kinds = forms.MultipleChoiceField(
-        choices=[(kind, f"{kind}: {known.about}") for kind, known in KINDS.items()],
+        choices=[
+            (noun.replace("_", " ").capitalize(), [(kind, kind) for kind in kinds])
+            for noun, kinds in groupby(KINDS, key=lambda kind: kind.partition(".")[0])
+        ],
         required=False,
         widget=UnfoldAdminSelect2MultipleWidget,
         label="Events",
@@ -116,7 +119,6 @@ class WebhookAdmin(TenantModelAdmin):
     actions = ("ping_chosen", "enable_chosen", "disable_chosen")
     actions_detail = ("ping_one", "enable_one", "disable_one", "rotate_one", "delete_one")
     tenant_link = link_column("tenant", "Tenant")
-    url_short = text_column("url", "URL", limit=60)
     made = when_column("created_at", "Made")
     since = when_column("failing_since", "Failing since")
 
@@ -128,8 +130,9 @@ class WebhookAdmin(TenantModelAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         if obj is None:
             return ((None, {"fields": ("tenant", "name", "url", "kinds")}),)
+        why = ("why",) if obj.disabled_at else ()
         return (
-            (None, {"fields": ("status_label", "why", "tenant_link", "name", "url", "kinds")}),
+            (None, {"fields": ("status_label", *why, "tenant_link", "name", "url", "kinds")}),
             ("Deliveries", {"fields": ("waits", "given_up", "deliveries_link", "failed_attempts", "since")}),
             ("Secret", {"fields": ("secret_told", "made")}),
         )
@@ -146,6 +149,11 @@ class WebhookAdmin(TenantModelAdmin):
     @admin.display(description="Status")
     def status_label(self, hook: Webhook) -> SafeString:
         return label(hook.status, WEBHOOK_TONES[hook.status], hook.disabled_reason)
+
+    @admin.display(description="URL", ordering="url")
+    def url_short(self, hook: Webhook) -> SafeString:
+        text = hook.url if len(hook.url) <= 60 else f"{hook.url[:60]}…"
+        return format_html('<span style="overflow-wrap: anywhere" title="{}">{}</span>', hook.url, text)
 
     @admin.display(description="Why")
     def why(self, hook: Webhook) -> SafeString | str:
@@ -347,10 +355,9 @@ class DeliveryAdmin(ReadOnly, TenantModelAdmin):
         "webhook_link",
         "tenant_link",
         "swarm",
-        "tries",
+        "made_attempts",
         "next_try",
         "made",
-        "over",
     )
     list_filter = (
         ("status", ChoicesDropdownFilter),
@@ -370,14 +377,14 @@ class DeliveryAdmin(ReadOnly, TenantModelAdmin):
     actions_detail = ("repeat_one",)
     fieldsets = (
         (None, {"fields": ("status_label", "webhook_link", "tenant_link", "event", "swarm", "number")}),
-        ("Sending", {"fields": ("message_id", "tries", "next_try", "made", "over")}),
+        ("Sending", {"fields": ("message_id", "made_attempts", "next_try", "made", "over")}),
         ("Message", {"fields": ("sent",)}),
     )
     status_label = status_column("status", "Status", DELIVERY_TONES)
     webhook_link = link_column("webhook", "Webhook")
     tenant_link = link_column("tenant", "Tenant")
     swarm = reference_column("swarm_id", "Swarm")
-    number = short_column("event_id", "Event")
+    number = short_column("event_id", "Number in the event log")
     made = when_column("created_at", "Made")
     over = when_column("finished_at", "Finished")
 
@@ -386,14 +393,14 @@ class DeliveryAdmin(ReadOnly, TenantModelAdmin):
         return delivery.kind
 
     @admin.display(description="Attempts", ordering="attempts")
-    def tries(self, delivery: Delivery) -> str:
+    def made_attempts(self, delivery: Delivery) -> str:
         return str(delivery.attempts)
 
     @admin.display(description="Next try")
     def next_try(self, delivery: Delivery) -> SafeString | str:
         return label("being sent", CALM) if delivery.is_in_flight else moment(delivery.next_at)
 
-    @admin.display(description="webhook-id")
+    @admin.display(description="Header webhook-id")
     def message_id(self, delivery: Delivery) -> str:
         return str(delivery.pk)
 

@@ -274,8 +274,8 @@ class Delivery(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="deliveries")
-    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="deliveries", db_index=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
     event_id = models.BigIntegerField(null=True, blank=True)
     kind = models.CharField(max_length=60)
     swarm_id = models.UUIDField(null=True, blank=True)
@@ -352,7 +352,7 @@ class DeliveryAttempt(models.Model):
     """One try at a delivery, and what came of it. ``text`` is the beginning of the answer, without secrets."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    delivery = models.ForeignKey(Delivery, on_delete=models.CASCADE, related_name="tried")
+    delivery = models.ForeignKey(Delivery, on_delete=models.CASCADE, related_name="tried", db_index=False)
     number = models.PositiveIntegerField()
     at = models.DateTimeField(default=timezone.now)
     status_code = models.PositiveSmallIntegerField(null=True, blank=True)

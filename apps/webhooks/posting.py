@@ -91,8 +91,10 @@ class Poster:
     def _told(self, error: BaseException) -> str:
         """For the tenant's people: what went wrong, without the addresses of an inner network."""
         match error:
-            case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-                return f"No safe connection: {_reason(error.os_error if hasattr(error, 'os_error') else error)}."
+            case aiohttp.ClientConnectorCertificateError():
+                return f"No safe connection: {_reason(error.certificate_error)}."
+            case aiohttp.ClientConnectorSSLError():
+                return f"No safe connection: {_reason(error.os_error)}."
             case aiohttp.ClientConnectorDNSError():
                 return "The name of the host could not be looked up."
             case aiohttp.ConnectionTimeoutError():

@@ -122,4 +122,11 @@ class Sender:
 
 
 async def _make(poster: Poster, one: Claim) -> Answer:
-    return Answer(None, 0.0, error=one.problem) if one.problem else await poster.send(one.post)
+    """What comes of an attempt, whatever it is: one that went wrong here must not end the others."""
+    if one.problem:
+        return Answer(None, 0.0, error=one.problem)
+    try:
+        return await poster.send(one.post)
+    except Exception as error:
+        log.exception("webhook_not_sent", delivery_id=str(one.delivery_id))
+        return Answer(None, 0.0, error=f"It could not be sent ({type(error).__name__}).")
