@@ -9,6 +9,7 @@ django.setup(set_prefix=False)
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from django.urls import get_resolver  # noqa: E402
 
 from apps.console.routing import websocket_urlpatterns  # noqa: E402
 from portal.addresses import ClientAddress  # noqa: E402
@@ -17,6 +18,7 @@ from portal.commands import refuse_bad_environment  # noqa: E402
 from portal.web import ThreadedHandler  # noqa: E402
 
 refuse_bad_environment("web")
+get_resolver().url_patterns  # noqa: B018  (imports every page: now, and not at the first request)
 application = ClientAddress(
     ProtocolTypeRouter(
         {

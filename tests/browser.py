@@ -214,9 +214,9 @@ OpenTab = Callable[..., Tab]
 
 
 class Windows:
-    """The windows of a module's tests, each with cookies and a storage of its own. A new one takes the browser a second.
+    """The windows of a module's tests, each with its own cookies and storage: a new one takes the browser a second.
 
-    One that a test gave back is another's when nothing is left in it but the cache, as in a browser that was here before.
+    What a test gives back is the next one's when nothing is left in it but the cache, as in a browser used before.
     """
 
     def __init__(self, browser: Browser, site: str) -> None:

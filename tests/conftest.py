@@ -7,6 +7,7 @@ import functools
 import pytest
 from django.contrib.auth.hashers import make_password
 
+import portal.urls  # noqa: F401  (the pages of the administration, which tests of modules ask for)
 from apps.api import limits
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
