@@ -15,7 +15,9 @@ from apps.execution import (
     admin_archives,  # noqa: F401  (registers the archives)
     admin_queue,  # noqa: F401  (registers django-q2's models)
 )
+from apps.execution.admin_trying import try_page
 from apps.execution.models import Attempt, Outcome, Runner, Tick
+from apps.providers.admin_regions import RegionAdmin
 from apps.tenants.admin_scoping import PlatformModelAdmin, TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission
 from portal.admin import Card, ReadOnly, list_url
@@ -43,6 +45,8 @@ SILENT_AFTER = dt.timedelta(seconds=15)
 """Heartbeats come every 2 s; a runner that misses this many is gone or stuck."""
 
 TICK_LATE_AFTER = dt.timedelta(seconds=60)
+
+RegionAdmin.try_page = staticmethod(try_page)
 
 
 @admin.register(Attempt)

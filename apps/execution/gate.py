@@ -35,15 +35,15 @@ class Usage:
 
 @dataclass(slots=True)
 class CallContext:
-    """On whose account calls are made: one attempt.
+    """On whose account calls are made: one attempt at a task; or none, for a call that a person makes.
 
     ``expires_at`` follows the attempt's lease. ``deadline`` is when its time is up, in the loop's time.
     """
 
     tenant_id: uuid.UUID
     subject_id: uuid.UUID | None
-    swarm_id: uuid.UUID
-    task_id: uuid.UUID
+    swarm_id: uuid.UUID | None
+    task_id: uuid.UUID | None
     attempt_id: uuid.UUID
     agent: str
     model: str

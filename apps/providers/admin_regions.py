@@ -120,7 +120,9 @@ class RegionAdmin(PlatformModelAdmin):
         ("How it does", {"fields": ("breaker_state", "changed", "why", "p99", "probe", "slowed")}),
     )
     readonly_fields = ("provider_link", "takes_calls", "breaker_state", "changed", "why", "p99", "probe", "slowed")
-    actions_detail = tuple(ACTS)
+    actions_detail = ("try_one", *ACTS)
+    try_page: Callable[[Any, HttpRequest, str], HttpResponse] | None = None
+    """What "Try it" opens. A call costs money, so an upper layer makes it and puts its page here."""
     provider_link = link_column("provider", "Provider")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -202,6 +204,12 @@ class RegionAdmin(PlatformModelAdmin):
     def undrain_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._act(request, object_id, UNDRAIN)
 
+    @action(description="Try it…", url_path="try", icon="network_check")
+    def try_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        if self.try_page is None:
+            return redirect(list_url(Region))
+        return self.try_page(self, request, object_id)
+
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """The buttons that would do something now, for people who may."""
         region = self.row_or_none(request, object_id)
@@ -212,6 +220,8 @@ class RegionAdmin(PlatformModelAdmin):
             for name, act in ACTS.items()
             if act.is_possible(region)
         }
+        if self.try_page is not None:
+            possible.add(f"{self.opts.app_label}_{self.opts.model_name}_try_one")
         return [each for each in super().get_actions_detail(request, object_id) if each.action_name in possible]
 
     def _act(self, request: HttpRequest, object_id: str, act: Act) -> HttpResponse:
