@@ -10,19 +10,22 @@ from django.test import Client
 from django.utils import timezone
 
 from apps.audit.models import AuditEntry
-from apps.costs.models import Price
+from apps.costs.models import BudgetPeriod, LedgerEntry, Price
 from apps.execution.runner import RunnerConfig
 from apps.observability.health import readiness
 from apps.providers.models import Provider, RefreshOrder, Region, SecretState
+from apps.providers.secrets.backend import Reading
 from apps.providers.secrets.keeper import Keeper
 from apps.swarms.models import Swarm, Task
 from apps.tenants.models import Tenant, User
+from portal.money import NANO
+from tests.costs import budget as make_budget
 from tests.processes import manage, run_python
 from tests.running import run_until, simulator, wait_until
 from tests.secret_backends import Memory
 from tests.swarms import AgentOf, StepOf, make_swarm, simulated_provider
 
-KEY = "sk-house-key-0123456789abcdef"
+KEY, NEXT = "sk-house-key-0123456789abcdef", "sk-next-key-0123456789abcdef"
 CONFIG = RunnerConfig(concurrency=20, grace_s=8, write_reserve_s=5)
 
 
@@ -70,12 +73,39 @@ def test_a_worker_that_could_not_read_a_key_runs_what_needs_none_and_the_rest_wh
     assert next(check for check in readiness() if check.name == "provider_key").ok
 
 
+@pytest.mark.processes
+def test_a_call_that_is_repeated_with_another_key_is_one_call_to_its_budget(own_database: str, acme: Tenant) -> None:
+    class Replaced(Memory):
+        """Its key is replaced just after it was read first."""
+
+        def read(self, name: str) -> Reading:
+            reading = super().read(name)
+            self.values[name] = NEXT
+            return reading
+
+    keeper = Keeper("agents", backend=Replaced({"KEY": KEY}))
+    with simulator("--api-key", NEXT, latency_ms=0) as at:
+        simulated_provider(at.port)
+        Provider.objects.update(secret_name="KEY")
+        budget = make_budget(acme, 5 * NANO)
+        swarm = swarm_of(acme, "simulated:small")
+
+        run_until(lambda: Swarm.objects.get(pk=swarm.pk).is_over, config=CONFIG, keeper=keeper)
+        answers = at.stats()["statuses"]
+    assert answers["200"] == swarm.tasks_total
+    assert answers["401"] >= 1
+    assert set(Task.objects.filter(swarm=swarm).values_list("status", "attempts_counted")) == {("succeeded", 1)}
+    amounts = LedgerEntry.objects.filter(swarm_id=swarm.pk).values_list("amount", flat=True)
+    assert len(amounts) == swarm.tasks_total
+    period = BudgetPeriod.objects.get(budget=budget)
+    assert (period.spent, period.reserved) == (sum(amounts), 0)
+
+
 @pytest.mark.parametrize(
     ("command", "environment", "worker_class", "node"),
     [
         ("orchestrate", {}, "orchestrator", "n"),
         ("work", {}, "ops", "n"),
-        ("work", {"Q_CLUSTER_NAME": "agents"}, "agents", "n"),
         ("work", {"Q_CLUSTER_NAME": "agents", "WORKER_CLASS": "agents-eu"}, "agents-eu", "n/agents-eu"),
         ("daphne", {}, "web", "n"),
     ],

@@ -39,7 +39,8 @@ MARK_AGAIN_S = 60.0
 """That the provider refuses a key is noted at most so often, while it does."""
 RETRY_S = (2.0, 5.0, 10.0, 30.0)
 """While the backend is away."""
-START_WITHIN_S = 15.0
+START_WITHIN_S = 5.0
+"""A process whose backend hangs starts all the same, and leaves alone what needs a key."""
 RENEW_WITHIN_S = 15.0
 
 
