@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, cast
 
 from django.core import signals
@@ -90,16 +91,18 @@ class ThreadedHandler(ASGIHandler):
 
     async def _stream(self, response: StreamingHttpResponse, send: Send) -> None:
         await self._start(response, send)
-        async for part in self._parts(response):
-            for start in range(0, len(part), self.chunk_size):
-                piece = part[start : start + self.chunk_size]
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        async with aclosing(self._parts(response)) as parts:
+            async for part in parts:
+                for start in range(0, len(part), self.chunk_size):
+                    piece = part[start : start + self.chunk_size]
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body"})
 
-    async def _parts(self, response: StreamingHttpResponse) -> AsyncIterator[bytes]:
+    async def _parts(self, response: StreamingHttpResponse) -> AsyncGenerator[bytes]:
         if response.is_async:
-            async for part in response:
-                yield part
+            async with aclosing(cast("AsyncGenerator[bytes]", aiter(response))) as made:
+                async for part in made:
+                    yield part
             return
         parts = iter(response)
         while (piece := await asyncio.wrap_future(self._submit(next, parts, None))) is not None:

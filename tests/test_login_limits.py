@@ -89,6 +89,17 @@ def test_whoever_guesses_a_name_does_not_keep_its_owner_out(owner: User, viewer:
     assert [attempt("viewer", WRONG, f"203.0.113.{n}", thief).status_code for n in range(4)] == [200, 200, 200, 429]
 
 
+def test_whoever_is_logged_in_does_not_become_known_for_the_names_of_others(owner: User, viewer: User) -> None:
+    inside = Client()
+    assert attempt("viewer", RIGHT, "198.51.100.1", inside).status_code == 302
+    known = inside.cookies[COOKIE].value
+    assert attempt("owner", WRONG, "198.51.100.1", inside).status_code == 302, "led on, as whoever is logged in"
+    assert inside.cookies[COOKIE].value == known
+    assert statuses(3, "owner", WRONG, "198.51.100.2") == [200, 200, 429]
+    inside.post("/logout/")
+    assert attempt("owner", RIGHT, "198.51.100.1", inside).status_code == 429
+
+
 def test_ways_through_a_provider_count_by_address(acme: Any) -> None:
     client = Client(REMOTE_ADDR="192.0.2.1")
     ways = ("/login/with/", "/login/with/nobody/", "/login/callback/?state=x&code=y")

@@ -48,7 +48,8 @@ class LoginLimits:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         tried = getattr(request, "_name_tried", "")
-        if tried and request.user.is_authenticated and isinstance(response, HttpResponse):
+        # Whoever is logged in already is led on whatever name they send: that name is none of theirs.
+        if tried and isinstance(response, HttpResponse) and _hidden(request.user.get_username()) == tried:
             _remember(response, tried)
         return response
 
@@ -60,7 +61,7 @@ class LoginLimits:
         standing = take("login", f"address {address_of(sessions.address_of(request))}", now=now)
         if standing and not standing.allowed:
             return _refuse(request, standing)
-        name = request.POST.get("username", "") if request.method == "POST" else ""
+        name = request.POST.get("username", "").strip() if request.method == "POST" else ""
         if not name:
             return None
         tried = _hidden(name)
@@ -73,7 +74,7 @@ class LoginLimits:
 
 def _hidden(name: str) -> str:
     """What a name is counted under: people type passwords where names belong."""
-    return salted_hmac(_SALT, name.strip().casefold(), algorithm="sha256").hexdigest()[:32]
+    return salted_hmac(_SALT, name.casefold(), algorithm="sha256").hexdigest()[:32]
 
 
 def _browser_of(request: HttpRequest, tried: str) -> str:
