@@ -100,7 +100,9 @@ def body_of(event: Event, tenant: str) -> str:
     data: dict[str, Any] = {"event_id": event.pk, "tenant": tenant}
     data |= {key: str(value) for key in ("swarm_id", "task_id") if (value := getattr(event, key))}
     facts = {key: event.data[key] for key in known.facts if key in event.data}
-    facts |= {name: usd_text(int(event.data[key])) for key, name in known.money.items() if key in event.data}
+    # What an event lacks, or has in another shape than now, is left out: one odd event must not stop all webhooks.
+    amounts = {name: event.data.get(key) for key, name in known.money.items()}
+    facts |= {name: usd_text(nano) for name, nano in amounts.items() if isinstance(nano, int)}
     body = _written(event.kind, event.at, {**data, **facts})
     return body if len(body.encode()) <= LARGEST_BODY else _written(event.kind, event.at, {**data, "truncated": True})
 

@@ -244,6 +244,7 @@ _CLAIMABLE = """
         SELECT w.id, w.failures > 0 AS fails,
             CASE WHEN w.failures > 0 THEN 1 ELSE %(each)s END - coalesce(f.n, 0) AS free
         FROM webhooks_webhook w
+        JOIN tenants_tenant t ON t.id = w.tenant_id AND t.is_active
         LEFT JOIN (
             SELECT webhook_id, count(*) AS n FROM webhooks_delivery
             WHERE lease_token IS NOT NULL AND next_at > %(now)s GROUP BY webhook_id
