@@ -277,7 +277,17 @@ class Handler(BaseHTTPRequestHandler):
             facts.pop("groups", None)
         if "userinfo of another" in self.state.faults:
             facts["sub"] = "somebody-else"
-        self.send_json(facts)
+        if "userinfo for another client" in self.state.faults:
+            facts["aud"] = "another-client"
+        if "userinfo of another issuer" in self.state.faults:
+            facts["iss"] = "https://elsewhere.example"
+        if "userinfo expired" in self.state.faults:
+            facts["exp"] = int(time.time()) - 600
+        if "signed userinfo" not in self.state.faults:
+            self.send_json(facts)
+            return
+        key = Key(self.state.key.algorithm) if "userinfo by a foreign key" in self.state.faults else self.state.key
+        self.send(200, "application/jwt; charset=utf-8", key.sign(facts))
 
     def log_out(self, given: dict[str, str]) -> None:
         self.state.ended.append(given)

@@ -263,6 +263,24 @@ def test_userinfo_must_speak_of_the_same_person(idp: IdentityProvider, provider:
     assert not User.objects.exists()
 
 
+def test_userinfo_may_be_signed_and_then_the_signature_counts(
+    idp: IdentityProvider, provider: Provider, acme: Tenant
+) -> None:
+    for fault, words in (
+        ("userinfo of another", "could not be verified"),
+        ("userinfo by a foreign key", "could not be verified"),
+        ("userinfo of another issuer", "could not be verified"),
+        ("userinfo for another client", "meant for another application"),
+        ("userinfo expired", "had expired"),
+    ):
+        provider.set(groups_in="userinfo", faults=["signed userinfo", fault])
+        assert words in text_of(log_in(Client(), "ada")), fault
+    assert not User.objects.exists()
+    provider.set(groups_in="userinfo", faults=["signed userinfo"])
+    assert log_in(Client(), "ada").status_code == 302
+    assert roles_of(User.objects.get()) == {"operator"}
+
+
 def test_groups_that_the_provider_does_not_say_take_no_role_away(
     idp: IdentityProvider, provider: Provider, client: Client
 ) -> None:

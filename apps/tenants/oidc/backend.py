@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef
 from django.http import HttpRequest
+from jwt import PyJWK
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
 from apps.audit.trail import Actor
@@ -16,7 +17,7 @@ from apps.tenants.oidc import discovery
 from apps.tenants.oidc.admitting import admit, groups_in
 from apps.tenants.oidc.fetching import FetchFailed, basic, fetch_json
 from apps.tenants.oidc.refusals import Reason, Refused
-from apps.tenants.oidc.tokens import verify_id_token
+from apps.tenants.oidc.tokens import verify_id_token, verify_userinfo
 
 CALLBACK = "console:oidc-callback"
 
@@ -65,7 +66,7 @@ class OidcBackend(OIDCAuthenticationBackend):
     def verify_token(self, token: str, **kwargs: Any) -> dict[str, Any]:
         return verify_id_token(
             token if isinstance(token, str) else "",
-            find_key=lambda kid, alg: discovery.key_for(self.provider, self.metadata, kid=kid, alg=alg, now=self.now),
+            find_key=self._key,
             issuer=self.metadata.issuer,
             client_id=self.provider.client_id,
             nonce=kwargs.get("nonce"),
@@ -77,11 +78,11 @@ class OidcBackend(OIDCAuthenticationBackend):
         self.id_token = id_token
 
     def get_userinfo(self, access_token: str, id_token: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """What the userinfo endpoint says of the person; it must speak of the person of the ID token."""
+        """What the userinfo endpoint says of the person, signed or not; it must speak of the person of the ID token."""
         if not self.metadata.userinfo_endpoint:
             return {}
         headers = {"Authorization": f"Bearer {access_token}"}
-        found = self._fetch("userinfo", self.metadata.userinfo_endpoint, headers=headers)
+        found = self._fetch("userinfo", self.metadata.userinfo_endpoint, headers=headers, signed=self._signed_userinfo)
         if found.get("sub") != payload["sub"]:
             raise Refused(Reason.INVALID, "userinfo speaks of somebody else")
         return found
@@ -104,6 +105,13 @@ class OidcBackend(OIDCAuthenticationBackend):
         """The user of a session, for as long as they are active, have a role, and the provider vouches for them."""
         vouched = Identity.objects.filter(user=OuterRef("pk"), provider__is_active=True)
         return those_who_may_enter(User.objects.filter(Exists(vouched), pk=user_id)).first()
+
+    def _signed_userinfo(self, text: str) -> dict[str, Any]:
+        issuer, client_id = self.metadata.issuer, self.provider.client_id
+        return verify_userinfo(text, find_key=self._key, issuer=issuer, client_id=client_id, now=self.now)
+
+    def _key(self, kid: str | None, alg: str) -> PyJWK:
+        return discovery.key_for(self.provider, self.metadata, kid=kid, alg=alg, now=self.now)
 
     def _fetch(self, what: str, url: str, **request: Any) -> dict[str, Any]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -29,10 +30,15 @@ class FetchFailed(Exception):
 
 
 def fetch_json(
-    url: str, *, data: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    url: str,
+    *,
+    data: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+    signed: Callable[[str], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The JSON object at an address: GET, or POST of a form when there is ``data``. Raises FetchFailed.
 
+    An answer of type ``application/jwt`` is read by ``signed``, where that is given, and is refused elsewhere.
     Redirects are not followed: the addresses are published by the provider, and secrets go to them.
     """
     until = time.monotonic() + WHOLE_S
@@ -41,15 +47,21 @@ def fetch_json(
             "POST" if data is not None else "GET",
             url,
             data=data,
-            headers={"Accept": "application/json", **(headers or {})},
+            headers={
+                "Accept": "application/json, application/jwt" if signed else "application/json",
+                **(headers or {}),
+            },
             timeout=(CONNECT_S, READ_S),
             allow_redirects=False,
             stream=True,
         ) as response:
             status = response.status_code
+            kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             body = _body(response, until)
     except requests.RequestException as error:
         raise FetchFailed(f"no answer ({type(error).__name__})") from error
+    if status == 200 and signed and kind == "application/jwt":
+        return signed(body.decode("ascii", "replace").strip())
     found = _object(body)
     if status != 200:
         code = (found or {}).get("error")

@@ -44,6 +44,21 @@ def verify_id_token(
     return claims
 
 
+def verify_userinfo(text: str, *, find_key: FindKey, issuer: str, client_id: str, now: dt.datetime) -> dict[str, Any]:
+    """The claims of a signed answer of the userinfo endpoint (section 5.3.2): what it says of issuer, audience and end
+    must be right, and need not be there. Raises Refused.
+    """
+    claims = _signed_claims(text, find_key)
+    if claims.get("iss", issuer) != issuer:
+        raise Refused(Reason.INVALID, "userinfo of another issuer")
+    if "aud" in claims:
+        _verify_audience(claims, client_id)
+    ends = claims.get("exp", now.timestamp())
+    if type(ends) not in (int, float) or ends <= now.timestamp() - LEEWAY.total_seconds():
+        raise Refused(Reason.EXPIRED, "userinfo has expired")
+    return claims
+
+
 def _signed_claims(text: str, find_key: FindKey) -> dict[str, Any]:
     try:
         header = jwt.get_unverified_header(text)
