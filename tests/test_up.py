@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -53,8 +54,12 @@ class Up:
 
     def duties(self, name: str) -> list[psutil.Process]:
         """The processes that do a duty: ``daphne``, ``orchestrate``, ..."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if any(name in part for part in child.cmdline())]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if any(name in part for part in child.cmdline()):
+                    found.append(child)
+        return found
 
     def left(self) -> list[psutil.Process]:
         return [process for process in processes_with(str(self.data_dir)) if process.status() != "zombie"]
