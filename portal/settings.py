@@ -258,6 +258,10 @@ GRACE_SECONDS = env.parsed("GRACE_SECONDS", int, 45, "a whole number")
 # Webhooks go to public addresses over https, and to these networks as well, also over plain http.
 WEBHOOK_ALLOWED_NETWORKS = env.networks("WEBHOOK_ALLOWED_NETWORKS")
 WEBHOOK_DAYS_KEPT = env.whole("WEBHOOK_DAYS_KEPT", 30)
+# What is kept so as not to ask again. Lifetimes in seconds.
+RESPONSE_CACHE_S = env.whole("RESPONSE_CACHE_S", 300)
+RESPONSE_CACHE_DEGRADED_S = env.whole("RESPONSE_CACHE_DEGRADED_S", 86_400)
+RESPONSE_CACHE_ENTRIES = env.whole("RESPONSE_CACHE_ENTRIES", 1000)
 
 _runner_timeout = RUNNER_LIFETIME_S + 600
 Q_CLUSTER = {

@@ -31,6 +31,7 @@ from apps.tenants.admin_scoping import TenantModelAdmin
 from apps.tenants.roles import Permission
 from portal.admin import Card, ChangeList, ReadOnly, list_url, page_url
 from portal.admin_columns import (
+    CALM,
     GOOD,
     NOTHING,
     WARN,
@@ -242,6 +243,8 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
 
     @admin.display(description="State")
     def state(self, entry: LedgerEntry) -> SafeString:
+        if entry.saved is not None:
+            return label("from the cache", CALM, entry.note)
         return label("unsettled", WARN) if entry.unsettled else label("settled", GOOD)
 
     @admin.display(description="How that comes about")

@@ -48,6 +48,7 @@ class NewEntry:
     external_id: str = ""
     run: str = ""
     note: str = ""
+    saved: int | None = None
 
 
 _PRICES = ("input_per_mtok", "output_per_mtok", "cache_read_per_mtok", "cache_write_per_mtok")
@@ -56,7 +57,7 @@ _TYPES: dict[str, str] = {
     **dict.fromkeys(("tenant_id", "subject_id", "swarm_id", "task_id", "attempt_id", "reservation_id"), "uuid"),
     **dict.fromkeys(("agent", "kind", "model", "external_id", "run", "note"), "text"),
     **dict.fromkeys(("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"), "bigint"),
-    **dict.fromkeys(("unit_price", "amount", "corrects", *_PRICES), "bigint"),
+    **dict.fromkeys(("unit_price", "amount", "corrects", "saved", *_PRICES), "bigint"),
     "quantity": "numeric",
     "unsettled": "bool",
     "period_ids": "bigint[]",

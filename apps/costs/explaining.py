@@ -13,6 +13,8 @@ _UNITS = {Kind.INFRASTRUCTURE: "agent-hour", Kind.STORAGE: "GB-month"}
 
 def explain(entry: LedgerEntry) -> list[str]:
     """Sentences for a person; none where the amount was given as such and nothing was counted."""
+    if entry.saved is not None:
+        return [_of_cache(entry)]
     if entry.quantity is not None:
         return [_of_quantity(entry)]
     lines = [line for _, line in _of_tokens(entry)]
@@ -24,6 +26,11 @@ def explain(entry: LedgerEntry) -> list[str]:
         rounded = "" if nano == entry.amount else ", rounded up to a whole nano-dollar"
         lines.append(f"Together {_usd(nano)}{rounded}.")
     return lines
+
+
+def _of_cache(entry: LedgerEntry) -> str:
+    saved = f"at today's prices the call would have cost {_usd(Decimal(entry.saved))}" if entry.saved else ""
+    return "No model was called and nothing is owed" + (f"; {saved}." if saved else ".")
 
 
 def _of_quantity(entry: LedgerEntry) -> str:

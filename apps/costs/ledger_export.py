@@ -24,7 +24,7 @@ _COLUMNS = {
     "tenant": "coalesce(t.slug, e.tenant_id::text)",
     "kind": "e.kind",
     "amount_usd": _USD.format("e.amount"),
-    "state": "CASE WHEN e.unsettled THEN 'unsettled' ELSE 'settled' END",
+    "state": "CASE WHEN e.saved IS NOT NULL THEN 'cached' WHEN e.unsettled THEN 'unsettled' ELSE 'settled' END",
     "corrects_entry": "e.corrects",
     "model": as_text("e.model"),
     "agent": as_text("e.agent"),
@@ -44,6 +44,7 @@ _COLUMNS = {
     "quantity": "e.quantity",
     "unit_price_usd": _USD.format("e.unit_price"),
     "note": as_text("e.note"),
+    "saved_usd": _USD.format("e.saved"),
 }
 
 COLUMNS = tuple(_COLUMNS)

@@ -49,7 +49,7 @@ AGENT = (
 STEP = ("id", "name", "agent_id", "position", "prompt", "needs", "is_fan_out", "tasks_total")
 TASK = (
     "id", "step_id", "agent_id", "index", "item", "status", "attempts_counted", "started_at", "finished_at", "result",
-    "failure_code", "error",
+    "failure_code", "error", "degraded",
 )  # fmt: skip
 ATTEMPT = (
     "id", "number", "runner_id", "started_at", "finished_at", "outcome", "failure_code", "error", "context", "requests",

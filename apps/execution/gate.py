@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic_ai.exceptions import ModelConnectionError, ModelHTTPError
 
+from apps.costs.cached_calls import CachedCall
 from apps.costs.prices import ModelPrice
 from apps.costs.reserving import CallRequest, Settlement, Verdict
 from apps.execution.errors import BudgetBusy, BudgetExhausted
@@ -56,7 +57,8 @@ class CallContext:
 class Gate:
     """Reserves and settles for all attempts of a process.
 
-    ``reserve(request)`` and ``settle(settlement)`` add to the process's batches and return futures of what was written.
+    ``reserve(request)`` and ``settle(settlement)`` add to the process's batches and return futures of what was written;
+    so does ``cached(call)`` with calls that were answered from the cache, where there is one.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Gate:
         settle: Callable[[Settlement], asyncio.Future[Any]],
         release: Callable[[uuid.UUID], asyncio.Future[Any]],
         *,
+        cached: Callable[[CachedCall], asyncio.Future[Any]] | None = None,
         patience_s: float = 10.0,
     ) -> None:
+        self._record_soon = cached
         self._reserve_soon = reserve
         self._settle_soon = settle
         self._release_soon = release
@@ -100,6 +104,11 @@ class Gate:
         context.spending.requests += 1
         context.spending.estimated += highest
         return HeldMoney(self, context, reservation, highest)
+
+    def record_cached(self, call: CachedCall) -> None:
+        """A call was answered from the cache: nothing was reserved, and nothing is owed."""
+        if self._record_soon is not None:
+            self._record_soon(call)
 
     async def _reserve(self, context: CallContext, highest: int) -> uuid.UUID:
         loop = asyncio.get_running_loop()

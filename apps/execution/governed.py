@@ -14,6 +14,7 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from apps.execution.answering import CachedAnswers
 from apps.execution.failover import Line
 from apps.execution.gate import CallContext, Gate, Usage
 from apps.providers.transport import LaunchPad
@@ -25,7 +26,8 @@ PART_OVERHEAD = 64
 class GovernedModel(WrapperModel):
     """A model whose every request passes the gate, with a bound on its output. Anything else it could do is refused.
 
-    With a ``line``, each request goes along it, from region to region until one answers; else to ``wrapped``.
+    With ``answers``, each request may be answered from the cache. With a ``line``, it goes along that, from region to
+    region until one answers; else to ``wrapped``.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class GovernedModel(WrapperModel):
         max_output_tokens: int,
         pad: LaunchPad | None = None,
         line: Line | None = None,
+        answers: CachedAnswers | None = None,
     ) -> None:
         super().__init__(wrapped)
+        self._answers = answers
         self._line = line
         self._pad = pad or LaunchPad()
         self._gate = gate
@@ -55,12 +59,20 @@ class GovernedModel(WrapperModel):
             self._refuse("use tools that the provider runs and bills by itself")
         settings = ModelSettings(**(model_settings or {}))
         settings["max_tokens"] = min(settings.get("max_tokens") or self._max_output_tokens, self._max_output_tokens)
-        most_input = request_bytes(messages, model_request_parameters)
+        if self._answers is None:
+            return await self._ask(messages, settings, model_request_parameters)
+        ask = partial(self._ask, messages, settings, model_request_parameters)
+        return await self._answers.answer(messages, settings, model_request_parameters, ask)
+
+    async def _ask(
+        self, messages: list[ModelMessage], settings: ModelSettings, parameters: ModelRequestParameters
+    ) -> ModelResponse:
+        most_input = request_bytes(messages, parameters)
         highest = self._context.price.highest(most_input, settings["max_tokens"])
 
         async def send(model: Model, within_s: float | None = None) -> tuple[ModelResponse, Usage]:
             async with self._pad.launching(), asyncio.timeout(within_s):
-                response = await model.request(messages, settings, model_request_parameters)
+                response = await model.request(messages, settings, parameters)
             used = response.usage
             return response, Usage(
                 used.input_tokens, used.output_tokens, used.cache_read_tokens, used.cache_write_tokens

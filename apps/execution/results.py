@@ -11,7 +11,8 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from apps.costs import reserving
+from apps.costs import cached_calls, reserving
+from apps.costs.cached_calls import CachedCall
 from apps.costs.reserving import Settlement
 from apps.execution.leases import Leased
 from apps.execution.models import Outcome
@@ -52,11 +53,12 @@ class Finished:
     spending: Spending = field(default_factory=Spending)
 
 
-def write(items: Sequence[Settlement | Finished], *, now: dt.datetime) -> None:
+def write(items: Sequence[Settlement | CachedCall | Finished], *, now: dt.datetime) -> None:
     """Writes a batch in one transaction. Safe to repeat after a lost connection: tokens and reservations decide what
     still counts.
     """
     settlements = [item for item in items if isinstance(item, Settlement)]
+    cached = [item for item in items if isinstance(item, CachedCall)]
     finished = [item for item in items if isinstance(item, Finished)]
     with transaction.atomic():
         if finished:
@@ -65,6 +67,8 @@ def write(items: Sequence[Settlement | Finished], *, now: dt.datetime) -> None:
             _write_attempts([_as_taken(item, recorded) for item in finished])
         if settlements:
             reserving.settle(settlements, now=now)
+        if cached:
+            cached_calls.record(cached, now=now)
 
 
 def _as_taken(item: Finished, recorded: progress.Recorded) -> Finished:

@@ -18,6 +18,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from apps.costs import reserving
+from apps.costs.cached_calls import CachedCall
 from apps.costs.reserving import CallRequest, Settlement, Verdict
 from apps.execution import leases, results
 from apps.execution.briefing import Brief, Briefing
@@ -29,6 +30,7 @@ from apps.execution.leases import Leased
 from apps.execution.models import Runner as RunnerRow
 from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
+from apps.providers.answer_cache import AnswerCache
 from apps.providers.clients import ModelClients
 from apps.providers.secrets.keeper import Keeper
 from apps.providers.switchboard import Switchboard
@@ -71,8 +73,9 @@ class Runner:
         self._keeper = keeper or Keeper()
         self._clients = ModelClients(self._keeper, connections=self.config.concurrency + 8)
         self._board = Switchboard(str(self._row.pk), self._clients.ask, now=now)
+        self._answers = AnswerCache(now=now)
         self._runtimes: dict[str, AgentRuntime] = {
-            Runtime.LLM: LlmRuntime(self._clients, self._board),
+            Runtime.LLM: LlmRuntime(self._clients, self._board, self._answers, now=now),
             Runtime.PYTHON: PythonRuntime(),
             **(runtimes or {}),
         }
@@ -85,19 +88,20 @@ class Runner:
         self._deadline: float | None = None
         # Neither leasing nor reserving must wait behind the writing of results: each has a connection of its own.
         self._books, self._reserves, self._leases = map(DatabaseThread, ("books", "reserves", "leases"))
-        self._writer: Batcher[Settlement | Finished, None] = Batcher(
+        self._writer: Batcher[Settlement | CachedCall | Finished, None] = Batcher(
             self._books, self._write, interval_s=WRITE_INTERVAL_S
         )
         reserver: Batcher[CallRequest, Verdict] = Batcher(
             self._reserves, lambda items: reserving.reserve(items, now=self._now()), interval_s=RESERVE_INTERVAL_S
         )
         releaser: Batcher[uuid.UUID, None] = Batcher(self._reserves, _release, interval_s=RESERVE_INTERVAL_S)
-        self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit)
+        self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit, cached=self._writer.submit)
         self._loop.add_signal_handler(signal.SIGTERM, self.drain)
         await self._leases.run(lambda: self._row.save(force_insert=True))
         await self._board.start()
         await asyncio.to_thread(self._keeper.start)
-        listener = Listener([Channel.READY, Channel.CONTROL, Channel.REGIONS], self._on_hint, self._on_reconnect)
+        channels = [Channel.READY, Channel.CONTROL, Channel.REGIONS, Channel.CACHES]
+        listener = Listener(channels, self._on_hint, self._on_reconnect)
         listener.start()
         log.info("runner_started", runner=str(self._row.pk), concurrency=self.config.concurrency)
         keeper = asyncio.create_task(self._keep_alive())
@@ -112,6 +116,7 @@ class Runner:
             listener.stop()
             self._keeper.stop()
             self._loop.remove_signal_handler(signal.SIGTERM)
+            await self._answers.aclose()
             await self._board.aclose()
             await self._clients.aclose()
             await self._leases.run(lambda: self._beat(finished=True))
@@ -224,6 +229,7 @@ class Runner:
             failure_code=failure.code if failure else "",
             error=redacted(results.storable_text(failure.message)) if failure else "",
             refused=failure.refused if failure else None,
+            degraded=status is TaskStatus.SUCCEEDED and bool(flight.notes.get("cache", {}).get("degraded")),
         )
 
     def _failed(self, flight: Flight, brief: Brief, failure: Failure) -> TaskOutcome:
@@ -272,7 +278,7 @@ class Runner:
             )
         )
 
-    def _write(self, items: Sequence[Settlement | Finished]) -> list[None]:
+    def _write(self, items: Sequence[Settlement | CachedCall | Finished]) -> list[None]:
         results.write(items, now=self._now())
         return [None] * len(items)
 
@@ -333,6 +339,8 @@ class Runner:
             self._stop_swarms({uuid.UUID(payload["stop"])})
         elif channel is Channel.REGIONS:
             self._board.hear()
+        elif channel is Channel.CACHES:
+            self._answers.hear()
 
     def _stop_swarms(self, swarm_ids: set[uuid.UUID]) -> None:
         for flight in list(self._flights.values()):
@@ -350,6 +358,7 @@ class Runner:
             self._loop.call_soon_threadsafe(self._stop_swarms, stopping)
         self._loop.call_soon_threadsafe(self._wake.set)
         self._loop.call_soon_threadsafe(self._board.hear)
+        self._loop.call_soon_threadsafe(self._answers.hear)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ from portal.admin_columns import (
     status_column,
     text_column,
     when_column,
+    yes_column,
 )
 from portal.admin_fields import DateRangeFilter
 
@@ -333,12 +334,15 @@ class TaskAdmin(PartOfSwarmAdmin):
     actions_detail = ("retry_one",)
     fieldsets = (
         (None, {"fields": ("status_label", "swarm_link", "agent_link", "step_link", "item_text", "attempts_link")}),
-        ("Outcome", {"fields": ("failure_code", "error_full", "result_text")}),
+        ("Outcome", {"fields": ("failure_code", "error_full", "rests_on", "result_text")}),
         ("Times", {"fields": ("ready", "started", "finished")}),
         ("Lease", {"fields": ("lease", "lease_ends", "runner")}),
     )
     references = {"runner_id": "execution.Runner"}
     status_label = status_column("status", "Status", TASK_TONES)
+    rests_on = yes_column(
+        "degraded", "Rests on", yes=("an older answer, as no region answered", WARN), no=("answers to its calls", GOOD)
+    )
     agent_link = link_column("agent", "Agent")
     step_link = link_column("step", "Step")
     error_text = text_column("error", "Error", limit=60)

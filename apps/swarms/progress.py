@@ -30,7 +30,8 @@ class TaskOutcome:
 
     succeeded, failed, cancelled; waiting (``retry_at`` says until when); or ready (handed back, or to run again at
     once). ``counted`` is False when the attempt must not count against the task's retries. ``refused`` is the hard
-    budget that has no room for a failed task's call: it stops the whole swarm.
+    budget that has no room for a failed task's call: it stops the whole swarm. ``degraded``: its result rests on an
+    older answer from the cache, as no region answered.
     """
 
     task_id: uuid.UUID
@@ -42,6 +43,7 @@ class TaskOutcome:
     retry_at: dt.datetime | None = None
     counted: bool = True
     refused: Refused | None = None
+    degraded: bool = False
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
                 row.tenant_id,
                 row.swarm_id,
                 row.task_id,
-                {"code": row.failure_code} if row.failure_code else {},
+                _data_of(row),
             )
         )
     if not rows:
@@ -114,6 +116,11 @@ def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
     return recorded
 
 
+def _data_of(row: _Row) -> dict[str, Any]:
+    code = {"code": row.failure_code} if row.failure_code else {}
+    return {**code, "degraded": True} if row.degraded else code
+
+
 def _refusals(outcomes: Sequence[TaskOutcome], rows: Sequence[_Row]) -> dict[uuid.UUID, Refused]:
     """The first refusal for good of each swarm, among the outcomes that were taken."""
     by_token = {outcome.lease_token: outcome.refused for outcome in outcomes if outcome.refused}
@@ -135,6 +142,7 @@ class _Row:
     agent_id: uuid.UUID
     status: str
     failure_code: str
+    degraded: bool
 
 
 def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_Row]:
@@ -147,13 +155,14 @@ def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_
         cursor.execute(
             """
             UPDATE swarms_task t SET
-                status = o.status, result = o.result, failure_code = o.failure_code, error = o.error,
+                status = o.status, result = o.result, degraded = o.degraded,
+                failure_code = o.failure_code, error = o.error,
                 ready_at = CASE WHEN o.status = 'waiting' THEN o.retry_at ELSE t.ready_at END,
                 finished_at = CASE WHEN o.status IN ('succeeded', 'failed', 'cancelled') THEN %(now)s END,
                 attempts_counted = t.attempts_counted - CASE WHEN o.counted THEN 0 ELSE 1 END,
                 lease_token = NULL, lease_expires_at = NULL, runner_id = NULL
             FROM (
-                SELECT u.task_id, u.token, u.result, u.retry_at, u.counted, s.tenant_id,
+                SELECT u.task_id, u.token, u.result, u.retry_at, u.counted, u.degraded, s.tenant_id,
                     CASE
                         WHEN s.status = 'stopping' AND u.status IN ('ready', 'waiting') THEN 'cancelled'
                         WHEN s.status <> 'running' AND u.status = 'ready' THEN 'pending'
@@ -172,13 +181,15 @@ def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_
                     END AS error
                 FROM unnest(
                     %(ids)s::uuid[], %(tokens)s::uuid[], %(statuses)s::text[], %(results)s::jsonb[],
-                    %(codes)s::text[], %(errors)s::text[], %(retries)s::timestamptz[], %(counted)s::boolean[]
-                ) AS u (task_id, token, status, result, failure_code, error, retry_at, counted)
+                    %(codes)s::text[], %(errors)s::text[], %(retries)s::timestamptz[], %(counted)s::boolean[],
+                    %(degraded)s::boolean[]
+                ) AS u (task_id, token, status, result, failure_code, error, retry_at, counted, degraded)
                 JOIN swarms_task ut ON ut.id = u.task_id
                 JOIN swarms_swarm s ON s.id = ut.swarm_id
             ) o
             WHERE t.id = o.task_id AND t.lease_token = o.token
-            RETURNING o.token, t.id, o.tenant_id, t.swarm_id, t.step_id, t.agent_id, t.status, t.failure_code
+            RETURNING o.token, t.id, o.tenant_id, t.swarm_id, t.step_id, t.agent_id, t.status, t.failure_code,
+                t.degraded
             """,
             {
                 "now": now,
@@ -190,6 +201,7 @@ def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_
                 "errors": [o.error for o in outcomes],
                 "retries": [o.retry_at for o in outcomes],
                 "counted": [o.counted for o in outcomes],
+                "degraded": [o.degraded for o in outcomes],
             },
         )
         return [_Row(*row) for row in cursor.fetchall()]

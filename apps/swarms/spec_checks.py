@@ -85,6 +85,14 @@ def _problems_of_agents(agents: Mapping[str, Any]) -> Iterator[Found]:
                 elif owner != runtime and raw.get(key) is not None:
                     message = f"Is only for agents of runtime {owner}; this one is {runtime}."
                     yield Found(path, message, "not_applicable")
+        cache = raw.get("cache")
+        if isinstance(cache, Mapping):
+            if isinstance(runtime, str) and runtime != "llm":
+                message = f"Is only for agents of runtime llm; this one is {runtime}."
+                yield Found(("agents", name, "cache"), message, "not_applicable")
+            elif not cache.get("answers") and not cache.get("degraded"):
+                message = "Allows nothing: set answers or degraded to true, or leave it out."
+                yield Found(("agents", name, "cache"), message, "required")
         retry = raw.get("retry")
         if isinstance(retry, Mapping):
             base, most = retry.get("base_delay_s", 5), retry.get("max_delay_s", 60)

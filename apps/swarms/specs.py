@@ -124,6 +124,18 @@ class RetrySpec(_Part):
     max_delay_s: float = Field(60, ge=0, le=86_400, description="Most seconds before a retry.")
 
 
+class CacheSpec(_Part):
+    """Which answers of the model may come from the response cache. Without it: none."""
+
+    answers: bool = Field(False, description="The same request may be answered with what the model said before.")
+    degraded: bool = Field(
+        False, description="When no region answers, an answer of up to a day ago may be used; the task says so."
+    )
+    max_age_s: int | None = Field(
+        None, ge=1, le=86_400, description="Most seconds that an answer may be old; the installation's, if left out."
+    )
+
+
 class AgentSpec(_Part):
     """How the tasks of an agent are run, and how many of them at once."""
 
@@ -142,11 +154,14 @@ class AgentSpec(_Part):
     max_output_tokens: int = Field(1024, ge=1, le=1_000_000, description="Most tokens of one answer of the model.")
     timeout_s: float = Field(120, ge=0.1, le=86_400, description="Seconds after which an attempt is given up.")
     retry: RetrySpec | None = Field(None, description="When a failed attempt is made again.")
+    cache: CacheSpec | None = Field(None, description="llm: which answers may come from the response cache.")
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, Any]:
         """What its runtime asks for beside the common keys."""
-        return {key: value for key, value in (("url", self.url), ("callable", self.callable)) if value}
+        cache = self.cache.model_dump(exclude_none=True) if self.cache else None
+        asked = (("url", self.url), ("callable", self.callable), ("cache", cache))
+        return {key: value for key, value in asked if value}
 
 
 class TaskSpec(_Part):
@@ -197,6 +212,7 @@ _KNOWN_KEYS: dict[Path, list[str]] = {
     (): list(SwarmSpec.model_fields),
     ("agents", "*"): list(AgentSpec.model_fields),
     ("agents", "*", "retry"): list(RetrySpec.model_fields),
+    ("agents", "*", "cache"): list(CacheSpec.model_fields),
     ("tasks", "*"): list(TaskSpec.model_fields),
 }
 
@@ -293,7 +309,11 @@ def json_schema() -> dict[str, Any]:
             "if": {"properties": {"runtime": {"const": str(runtime)}}, **({} if runtime == "llm" else _SAYS_RUNTIME)},
             "then": {
                 "required": [key],
-                "properties": {other: False for other in asks.values() if other != key},
+                "properties": {
+                    other: False
+                    for other in (*asks.values(), *(() if runtime == "llm" else ("cache",)))
+                    if other != key
+                },
             },
         }
         for runtime, key in asks.items()

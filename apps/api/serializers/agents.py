@@ -17,6 +17,12 @@ class RetrySerializer(serializers.Serializer):
     max_delay_s = serializers.FloatField(required=False)
 
 
+class CacheSerializer(serializers.Serializer):
+    answers = serializers.BooleanField(required=False)
+    degraded = serializers.BooleanField(required=False)
+    max_age_s = serializers.IntegerField(required=False)
+
+
 class AgentSpecSerializer(serializers.Serializer):
     """An agent that a swarm employs, as its spec has it, with what the tenant's overrides made of it."""
 
@@ -37,6 +43,9 @@ class AgentSpecSerializer(serializers.Serializer):
     max_output_tokens = serializers.IntegerField()
     timeout_s = serializers.FloatField()
     retry = RetrySerializer()
+    cache = CacheSerializer(
+        source="options.cache", default=None, allow_null=True, help_text="Which answers may come from the cache."
+    )
 
 
 AGENT_EXAMPLE = OpenApiExample(
@@ -57,6 +66,7 @@ AGENT_EXAMPLE = OpenApiExample(
         "max_output_tokens": 300,
         "timeout_s": 60.0,
         "retry": {"max_retries": 3},
+        "cache": None,
     },
     response_only=True,
     status_codes=["200"],

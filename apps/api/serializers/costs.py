@@ -148,6 +148,11 @@ class LedgerEntrySerializer(serializers.Serializer):
     external_id = serializers.CharField(allow_blank=True, help_text="`event_id` of an agent that runs elsewhere.")
     run = serializers.CharField(allow_blank=True)
     note = serializers.CharField(allow_blank=True)
+    saved_usd = UsdField(
+        source="saved",
+        allow_null=True,
+        help_text="Of a call answered from the response cache, which costs nothing: what it would have cost.",
+    )
 
     def get_tenant(self, entry: Any) -> str | None:
         """Its slug; null where the tenant is gone."""

@@ -38,6 +38,9 @@ class TaskSerializer(serializers.Serializer):
     finished_at = serializers.DateTimeField(allow_null=True)
     failure_code = serializers.ChoiceField(FailureCode.choices, allow_blank=True)
     error = serializers.CharField(allow_blank=True)
+    degraded = serializers.BooleanField(
+        help_text="Its result rests on an older answer from the cache, as no region of the provider answered."
+    )
     attempts_url = serializers.SerializerMethodField()
 
     @extend_schema_field(serializers.DateTimeField(allow_null=True))

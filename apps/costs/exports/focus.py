@@ -92,7 +92,8 @@ COLUMNS: dict[str, str] = {
         ((_STORAGE,), "'Stored data'"),
         (
             (_GIVEN,),
-            "CASE WHEN e.unsettled THEN 'Charged as reserved: what it cost is not known' "
+            "CASE WHEN e.saved IS NOT NULL THEN 'Answered from the cache' "
+            "WHEN e.unsettled THEN 'Charged as reserved: what it cost is not known' "
             "ELSE 'Charged as given' END || coalesce(' (' || nullif(e.model, '') || ')', '')",
         ),
         otherwise="'Adjustment' || coalesce(': ' || nullif(e.note, ''), '')",

@@ -84,7 +84,9 @@ class LedgerEntry(models.Model):
 
     An entry explains its amount: tokens at ``*_per_mtok`` (nano-dollars for a million; input tokens include those of
     the provider's prompt cache), or ``quantity`` (agent-hours, GB-months) at ``unit_price``. Where these are null, the
-    amount was given as such. ``external_id`` is an event of an agent that runs elsewhere, ``run`` its name for a run.
+    amount was given as such. ``saved`` marks a call that was answered from the response cache: nothing is owed for it,
+    and this is what it would have cost (0 where that is not known). ``external_id`` is an event of an agent that runs
+    elsewhere, ``run`` its name for a run.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -115,6 +117,7 @@ class LedgerEntry(models.Model):
     external_id = models.CharField(max_length=200, blank=True)
     run = models.CharField(max_length=100, blank=True)
     note = models.CharField(max_length=200, blank=True)
+    saved = NanoDollarField(null=True, blank=True)
 
     objects = LedgerEntryQuerySet.as_manager()
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
+from django.utils import timezone
 from pydantic_ai import Agent
 from pydantic_ai.settings import ModelSettings
 
+from apps.execution.answering import CachedAnswers, CachePolicy
 from apps.execution.failover import Line
 from apps.execution.gate import Gate
 from apps.execution.governed import GovernedModel
 from apps.execution.runtimes.base import AgentCall, AgentSettings
+from apps.providers.answer_cache import AnswerCache
 from apps.providers.clients import ModelClients
 from apps.providers.switchboard import Switchboard
 from apps.providers.transport import LaunchPad
@@ -23,9 +28,18 @@ MAX_CACHED_AGENTS = 512
 class LlmRuntime:
     """Keeps the pydantic-ai agents of a process; they hold no state of a run, so tasks share them."""
 
-    def __init__(self, clients: ModelClients, board: Switchboard) -> None:
+    def __init__(
+        self,
+        clients: ModelClients,
+        board: Switchboard,
+        cache: AnswerCache,
+        *,
+        now: Callable[[], dt.datetime] = timezone.now,
+    ) -> None:
         self._clients = clients
         self._board = board
+        self._cache = cache
+        self._now = now
         self._pad = LaunchPad()
         self._agents: OrderedDict[uuid.UUID, Agent[None, str]] = OrderedDict()
 
@@ -33,6 +47,9 @@ class LlmRuntime:
         """The model's final text."""
         assert call.context is not None
         provider, _, model_name = call.agent.model.partition(":")
+        policy, answers = CachePolicy.of(call.agent.options), None
+        if policy is not None:
+            answers = CachedAnswers(self._cache, policy, gate, call.context, call.notes, self._now)
         line = Line(self._board, self._clients, provider, model_name, call.context.tenant_id, call.notes)
         model = GovernedModel(
             line.face(),
@@ -41,8 +58,11 @@ class LlmRuntime:
             max_output_tokens=call.agent.max_output_tokens,
             pad=self._pad,
             line=line,
+            answers=answers,
         )
         result = await self._agent(call.agent).run(call.prompt, model=model)
+        if answers is not None:
+            answers.keep()
         return result.output
 
     def _agent(self, settings: AgentSettings) -> Agent[None, str]:

@@ -1,6 +1,7 @@
 """Model providers, the regions they are reached in, and what all workers know of those and of their secrets."""
 
 from apps.providers.models.breaker import Breaker, BreakerState
+from apps.providers.models.cache import Cache, CachedAnswer, CacheUsage, Invalidation
 from apps.providers.models.provider import HealthStatus, Provider, ProviderKind
 from apps.providers.models.region import Region
 from apps.providers.models.residency import ResidencyRule
@@ -11,7 +12,11 @@ __all__ = [
     "BackendState",
     "Breaker",
     "BreakerState",
+    "Cache",
+    "CacheUsage",
+    "CachedAnswer",
     "HealthStatus",
+    "Invalidation",
     "Provider",
     "ProviderKind",
     "RefreshOrder",

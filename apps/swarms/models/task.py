@@ -89,6 +89,12 @@ class Task(models.Model):
     started_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="Start of the last attempt.")
     finished_at = models.DateTimeField(null=True, blank=True, editable=False)
     result = models.JSONField(null=True, blank=True, editable=False)
+    degraded = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Its result rests on an older answer from the cache, as no region answered.",
+    )
     failure_code = models.CharField(max_length=20, choices=FailureCode, blank=True, editable=False)
     error = models.TextField(blank=True, editable=False)
 
