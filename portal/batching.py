@@ -16,6 +16,7 @@ R = TypeVar("R")
 log = structlog.get_logger(__name__)
 
 LOST = (OperationalError, InterfaceError)
+FEW_ITEMS = 2
 
 
 class DatabaseThread:
@@ -46,7 +47,8 @@ class Batcher(Generic[T, R]):
     """Gathers items and hands them to ``flush`` in batches, at most one each ``interval_s`` seconds.
 
     The first item after a pause goes at once, so a quiet system adds no delay and a busy one makes large batches;
-    ``enough_items`` go without waiting for the interval to end.
+    ``enough_items`` go without waiting for the interval to end. After a batch of one or two the next may go after
+    ``quiet_s`` already: where so little comes in, nothing is saved by waiting for more.
     ``flush(items)`` answers with one result per item, in order, and must be safe to repeat: when the connection is
     lost the same batch is tried again until it succeeds. A batch the database rejects is tried item by item, so that
     one bad item does not take others with it; its own future gets the error.
@@ -58,6 +60,7 @@ class Batcher(Generic[T, R]):
         flush: Callable[[Sequence[T]], Sequence[R]],
         *,
         interval_s: float,
+        quiet_s: float | None = None,
         enough_items: int = 64,
         max_items: int = 500,
         retry_s: float = 0.5,
@@ -65,6 +68,7 @@ class Batcher(Generic[T, R]):
         self._thread = thread
         self._flush = flush
         self._interval_s = interval_s
+        self._quiet_s = interval_s if quiet_s is None else quiet_s
         self._enough_items = enough_items
         self._enough = asyncio.Event()
         self._max_items = max_items
@@ -101,7 +105,7 @@ class Batcher(Generic[T, R]):
                             await self._enough.wait()
                 self._enough.clear()
                 batch, self._items = self._items[: self._max_items], self._items[self._max_items :]
-                self._not_before = loop.time() + self._interval_s
+                self._not_before = loop.time() + (self._quiet_s if len(batch) <= FEW_ITEMS else self._interval_s)
                 await self._write(batch)
         finally:
             self._task = None

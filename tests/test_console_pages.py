@@ -11,15 +11,18 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from apps.audit import trail
 from apps.audit.models import AuditEntry
 from apps.costs.models import Budget
 from apps.execution.models import Tick
 from apps.observability.models import WatchdogRun
+from apps.providers import switching
 from apps.swarms import admission
 from apps.swarms.models import ResourcePool, Swarm, SwarmStatus, Task, TaskStatus
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
 from tests import desk
+from tests.regions import make_provider, region_of
 
 pytestmark = pytest.mark.django_db
 USD = 1_000_000_000
@@ -283,6 +286,14 @@ def test_what_the_watchdog_found_is_told_and_its_lines_only_to_platform_admins(
     assert "task 1 task 2 And 1 more." in all_shown
     WatchdogRun.objects.create(ok=True)
     assert "without a lease" not in text_of(logged_in(operator).get("/"))
+
+
+def test_a_provider_that_failed_over_or_is_down_is_told(operator: User, outsider: User) -> None:
+    provider = make_provider("east", "west", name="other")
+    for name, told in (("east", "other has failed over to west"), ("west", "No region of other answers")):
+        switching.open_by_hand(region_of(provider, name), by=trail.Actor("command", "test"), reason="Test.")
+        assert told in text_of(logged_in(operator).get("/"))
+    assert "/admin/providers/region/" not in logged_in(outsider).get("/").content.decode()
 
 
 def test_the_queue_shows_place_reason_and_start(operator: User, acme: Tenant) -> None:

@@ -390,7 +390,13 @@ def test_old_rows_are_removed_and_what_is_recent_or_alive_stays() -> None:
         WatchdogRun.objects.create(at=at, ok=True)
         Runner.objects.create(node="n", pid=1, concurrency=1, started_at=at, finished_at=at)
     Runner.objects.create(node="n", pid=2, concurrency=1, started_at=NOW - dt.timedelta(days=30))
-    assert housekeeping.prune(now=NOW) == {"ticks": 2, "runners": 1, "watchdog_runs": 1, "sessions": 0}
+    assert housekeeping.prune(now=NOW) == {
+        "ticks": 2,
+        "runners": 1,
+        "watchdog_runs": 1,
+        "region_minutes": 0,
+        "sessions": 0,
+    }
     assert Runner.objects.filter(pid=2).exists()
 
 

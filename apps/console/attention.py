@@ -16,6 +16,7 @@ from apps.console.board import BudgetLine, budget_lines
 from apps.costs.models import Budget, Period, Scope
 from apps.execution.models import Runner, Tick
 from apps.observability.models import WatchdogRun
+from apps.providers.models import HealthStatus, Provider
 from apps.swarms.models import Swarm, SwarmStatus
 from apps.tenants.access import Principal
 from apps.tenants.roles import Permission
@@ -46,11 +47,12 @@ class Finding:
 
 
 def findings(principal: Principal, tenant_ids: Collection[uuid.UUID], now: dt.datetime) -> list[Finding]:
-    """All that needs attention in these tenants, and of the platform; the worst first. At most eleven queries."""
+    """All that needs attention in these tenants, and of the platform; the worst first. At most twelve queries."""
     swarms = Swarm.objects.visible_to(principal).filter(tenant__in=tenant_ids).select_related("tenant")
     found = [
         *_platform(swarms.unfinished().exists(), now),
         *_watchdog(principal, now),
+        *_providers(principal),
         *_failed(swarms, now),
         *_queued(swarms, now),
         *_budgets(principal, tenant_ids, now),
@@ -121,6 +123,23 @@ def _watchdog(principal: Principal, now: dt.datetime) -> list[Finding]:
             )
         )
     return found[:EACH]
+
+
+def _providers(principal: Principal) -> list[Finding]:
+    if not principal.can_anywhere(Permission.SWARM_READ):
+        return []
+    url = reverse("admin:providers_region_changelist") if principal.everything else ""
+    found = []
+    for provider in Provider.objects.enabled().exclude(health=HealthStatus.HEALTHY)[:EACH]:
+        if provider.health == HealthStatus.CRITICAL:
+            title, detail = f"No region of {provider.name} answers", "Its calls fail, and are tried again."
+            advice = "Its regions say why; the primary is tried all the same, and probed."
+            found.append(Finding("bad", "cloud_off", title, detail, advice, url, provider.health_since))
+        else:
+            title = f"{provider.name} has failed over to {provider.serving}"
+            detail = "Its primary region is left alone until a probe finds it back."
+            found.append(Finding("wait", "cloud_sync", title, detail, "", url, provider.health_since))
+    return found
 
 
 def _failed(swarms: QuerySet[Swarm], now: dt.datetime) -> list[Finding]:

@@ -49,6 +49,7 @@ IDLE_POLL_S = 2.0
 LEASE_INTERVAL_S = 0.03
 ENOUGH_ROOM = 64
 RESERVE_INTERVAL_S = 0.02
+QUIET_INTERVAL_S = 0.002
 WRITE_INTERVAL_S = 0.04
 
 
@@ -92,7 +93,10 @@ class Runner:
             self._books, self._write, interval_s=WRITE_INTERVAL_S
         )
         reserver: Batcher[CallRequest, Verdict] = Batcher(
-            self._reserves, lambda items: reserving.reserve(items, now=self._now()), interval_s=RESERVE_INTERVAL_S
+            self._reserves,
+            lambda items: reserving.reserve(items, now=self._now()),
+            interval_s=RESERVE_INTERVAL_S,
+            quiet_s=QUIET_INTERVAL_S,
         )
         releaser: Batcher[uuid.UUID, None] = Batcher(self._reserves, _release, interval_s=RESERVE_INTERVAL_S)
         self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit, cached=self._writer.submit)

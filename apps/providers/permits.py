@@ -57,7 +57,9 @@ class Permits:
         self._thread = thread
         self._holder = holder
         self._now = now
-        self._batcher: Batcher[_Ask | _End, Answer | None] = Batcher(thread, self._write, interval_s=INTERVAL_S)
+        self._batcher: Batcher[_Ask | _End, Answer | None] = Batcher(
+            thread, self._write, interval_s=INTERVAL_S, quiet_s=INTERVAL_S / 5
+        )
         self._held: Counter[uuid.UUID] = Counter()
         self._waiting: Counter[uuid.UUID] = Counter()
 

@@ -86,7 +86,7 @@ async def measure(tenant: Any, latency_s: float, seconds: float) -> list[Row]:
     from apps.execution.failover import Line
     from apps.execution.gate import CallContext, Gate
     from apps.execution.governed import GovernedModel
-    from apps.execution.runner import RESERVE_INTERVAL_S, WRITE_INTERVAL_S
+    from apps.execution.runner import QUIET_INTERVAL_S, RESERVE_INTERVAL_S, WRITE_INTERVAL_S
     from apps.providers.clients import ModelClients
     from apps.providers.switchboard import Switchboard
     from apps.providers.transport import LaunchPad
@@ -102,7 +102,10 @@ async def measure(tenant: Any, latency_s: float, seconds: float) -> list[Row]:
 
     books, reserves = DatabaseThread("books"), DatabaseThread("reserves")
     reserver: Batcher[CallRequest, Verdict] = Batcher(
-        reserves, lambda items: reserving.reserve(items, now=timezone.now()), interval_s=RESERVE_INTERVAL_S
+        reserves,
+        lambda items: reserving.reserve(items, now=timezone.now()),
+        interval_s=RESERVE_INTERVAL_S,
+        quiet_s=QUIET_INTERVAL_S,
     )
     writer: Batcher[Settlement, None] = Batcher(books, write, interval_s=WRITE_INTERVAL_S)
     gate = Gate(reserver.submit, writer.submit, Batcher(reserves, release, interval_s=RESERVE_INTERVAL_S).submit)
