@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
-from django.contrib.auth.hashers import make_password
+from django.contrib.auth.hashers import PBKDF2PasswordHasher, make_password
 
 import portal.urls  # noqa: F401  (the pages of the administration, which tests of modules ask for)
 from apps.api import limits
@@ -28,14 +26,14 @@ def rival(db: None) -> Tenant:
     return Tenant.objects.create(slug="rival", name="Rival", time_zone="Asia/Tokyo")
 
 
-@functools.cache
-def _hashed(password: str) -> str:
-    """A slow hash, computed once: the cast is made anew for nearly every test."""
-    return make_password(password)
+# Of the million rounds that make a password's hash slow; people are made anew for nearly every test.
+PBKDF2PasswordHasher.iterations = 1_000
 
 
 def _user(name: str, tenant: Tenant, role: Role) -> User:
-    user = User.objects.create(username=name, email=f"{name}@example.test", password=_hashed("correct horse battery"))
+    user = User.objects.create(
+        username=name, email=f"{name}@example.test", password=make_password("correct horse battery")
+    )
     Membership.objects.create(user=user, tenant=tenant, role=role)
     return user
 
@@ -76,7 +74,7 @@ def platform_admin(db: None) -> User:
     return User.objects.create(
         username="root",
         email="root@example.test",
-        password=_hashed("correct horse battery"),
+        password=make_password("correct horse battery"),
         is_staff=True,
         is_superuser=True,
     )

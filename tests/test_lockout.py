@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from axes.models import AccessAttempt
-from django.contrib.auth.hashers import make_password
 from django.test import Client
 from django.utils import timezone
 
@@ -20,11 +19,9 @@ RIGHT, WRONG = "correct horse battery", "wrong"
 
 
 @pytest.fixture(autouse=True)
-def quick_passwords(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real hashes are slow by design, and here are many wrong passwords, more than a minute allows."""
+def many_wrong_passwords(settings: Any) -> None:
+    """Here are more of them than a minute allows."""
     settings.RATE_LIMITS = {**settings.RATE_LIMITS, "login": 0, "name": 0}
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    monkeypatch.setattr("tests.conftest._hashed", make_password)
 
 
 def attempt(name: str, password: str, address: str = "192.0.2.1", **headers: Any) -> Any:

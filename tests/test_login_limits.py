@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from axes.models import AccessAttempt
-from django.contrib.auth.hashers import make_password
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
@@ -26,10 +25,8 @@ RIGHT, WRONG = "correct horse battery", "wrong"
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
-    """All in one minute, 18 seconds before its end; and real hashes are slow by design."""
+    """All in one minute, 18 seconds before its end."""
     monkeypatch.setattr(time, "time", lambda: MINUTE * 60.0 + 42)
-    monkeypatch.setattr("tests.conftest._hashed", make_password)
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.RATE_LIMITS = {**settings.RATE_LIMITS, "login": 6, "name": 3}
 
 
