@@ -58,7 +58,7 @@
     }
   }
 
-  // Focus, and how far things were scrolled, outlive the exchange of the part they are in.
+  // Focus, what was unfolded, and how far things were scrolled outlive the exchange of the part they are in.
   function remember() {
     const focused = document.activeElement;
     const part = focused?.closest?.("[data-part]");
@@ -66,6 +66,7 @@
     return {
       selector: part ? `#${part.id} ${pathTo(focused)}` : null,
       focused,
+      unfolded: [...document.querySelectorAll("[data-part] details[open][id]")].map((e) => e.id),
       scrolled: scrolled.map((e) => [`#${e.closest("[data-part]").id} .${e.classList[0]}`, e.scrollTop, e.scrollLeft]),
     };
   }
@@ -80,6 +81,7 @@
   }
 
   function restore(kept) {
+    for (const id of kept.unfolded) document.getElementById(id)?.setAttribute("open", "");
     for (const [selector, top, left] of kept.scrolled) {
       const element = document.querySelector(selector);
       if (element) [element.scrollTop, element.scrollLeft] = [top, left];
@@ -206,6 +208,19 @@
     }
   }
 
+  // One dialog may serve many buttons: each says what it is about, and where its form goes.
+  function openDialog(dialog, { action, of, warn }) {
+    if (!dialog) return;
+    if (action) {
+      dialog.querySelector("form").action = action;
+      for (const place of dialog.querySelectorAll("[data-subject]")) place.textContent = of;
+      const note = dialog.querySelector("[data-note]");
+      note.textContent = warn;
+      note.hidden = !warn;
+    }
+    dialog.showModal();
+  }
+
   document.addEventListener("click", (click) => {
     const target = click.target.closest("button, a");
     if (!target) return;
@@ -217,7 +232,7 @@
       target.setAttribute("aria-expanded", String(open));
       document.getElementById("menu").classList.toggle("sd-open", open);
     } else if (target.dataset.dialog) {
-      document.getElementById(target.dataset.dialog)?.showModal();
+      openDialog(document.getElementById(target.dataset.dialog), target.dataset);
     } else if ("close" in target.dataset) {
       target.closest("dialog")?.close();
     } else if ("dismiss" in target.dataset) {

@@ -339,7 +339,7 @@ def test_the_overview_with_50_swarms_and_200_finished_takes_a_fixed_number_of_qu
     rows(49, SwarmStatus.RUNNING, started_at=now)
     rows(30, SwarmStatus.QUEUED, queued_at=now - dt.timedelta(hours=1))
     rows(200, SwarmStatus.FAILED, started_at=now, finished_at=now)
-    with django_assert_max_num_queries(33):
+    with django_assert_max_num_queries(35):
         shown = text_of(client.get("/"))
     assert "196 more failed" in shown
     with django_assert_max_num_queries(12):

@@ -279,6 +279,36 @@ def test_money_is_told_to_those_who_may_see_it_and_the_platform_to_its_admins(
     run(scenario)
 
 
+def test_how_providers_do_is_told_to_all_who_may_see_swarms_and_keys_to_platform_admins(
+    viewer: User, outsider: User, finance: User, platform_admin: User
+) -> None:  # P2 P7
+    told = {"provider": "openai", "region": "east", "cause": "5 calls failed within 30 s; the last: answered 503"}
+
+    async def scenario() -> None:
+        async with socket(viewer) as seen, socket(finance) as money, socket(platform_admin) as everything:
+            before = await call(happened, None, "runner.started", data={"node": "one"})
+            opened = await call(happened, None, "breaker.opened", data=told)
+            key = await call(happened, None, "secrets.rotated", data={"name": "OPENAI_API_KEY"})
+            over = await call(happened, None, "provider.failed_over", data={"provider": "openai", "to": "west"})
+            assert [e["id"] for e in await everything.hear_events(4)] == [before, opened, key, over]
+            first, second = await seen.hear_events(2)
+            assert (first["id"], first["kind"], first["tone"]) == (opened, "breaker.opened", "bad")
+            assert first["text"] == f"The breaker of openai/east opened, no calls go there: {told['cause']}"
+            assert second["text"] == "openai failed over to west"
+            assert await seen.hears_nothing()
+            assert await money.hears_nothing()
+        # Whoever comes back gets what it missed: the same events, whichever tenant it is of.
+        for name, user in {"viewer": viewer, "outsider": outsider}.items():
+            await hub.hub().close()  # nothing is in its memory any more: it reads the log
+            async with socket(user, f"?after={before}") as again:
+                assert [e["id"] for e in await again.hear_events(2)] == [opened, over], name
+                assert await again.hears_nothing()
+        async with socket(finance, f"?after={before}") as again:
+            assert await again.hears_nothing()
+
+    run(scenario)
+
+
 def test_a_subscription_narrows_to_one_swarm_and_widens_again(operator: User, acme: Tenant) -> None:
     one, two = make_swarm(acme, [StepOf("a")]), make_swarm(acme, [StepOf("b")])
 

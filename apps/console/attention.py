@@ -13,10 +13,19 @@ from django.urls import reverse
 from django.utils.timesince import timesince
 
 from apps.console.board import BudgetLine, budget_lines
+from apps.console.visible import may_see_providers
 from apps.costs.models import Budget, Period, Scope
 from apps.execution.models import Runner, Tick
 from apps.observability.models import WatchdogRun
-from apps.providers.models import HealthStatus, Provider
+from apps.providers.models import (
+    BackendState,
+    Breaker,
+    BreakerState,
+    HealthStatus,
+    Provider,
+    SecretStanding,
+    SecretState,
+)
 from apps.swarms.models import Swarm, SwarmStatus
 from apps.tenants.access import Principal
 from apps.tenants.roles import Permission
@@ -47,7 +56,7 @@ class Finding:
 
 
 def findings(principal: Principal, tenant_ids: Collection[uuid.UUID], now: dt.datetime) -> list[Finding]:
-    """All that needs attention in these tenants, and of the platform; the worst first. At most twelve queries."""
+    """All that needs attention in these tenants, and of the platform; the worst first. At most fifteen queries."""
     swarms = Swarm.objects.visible_to(principal).filter(tenant__in=tenant_ids).select_related("tenant")
     found = [
         *_platform(swarms.unfinished().exists(), now),
@@ -126,11 +135,13 @@ def _watchdog(principal: Principal, now: dt.datetime) -> list[Finding]:
 
 
 def _providers(principal: Principal) -> list[Finding]:
-    if not principal.can_anywhere(Permission.SWARM_READ):
+    """Providers that failed over or are down, and regions of others that get no calls; for platform admins, keys."""
+    if not may_see_providers(principal):
         return []
-    url = reverse("admin:providers_region_changelist") if principal.everything else ""
+    page = reverse("console:providers")
     found = []
     for provider in Provider.objects.enabled().exclude(health=HealthStatus.HEALTHY)[:EACH]:
+        url = f"{page}#provider-{provider.pk}"
         if provider.health == HealthStatus.CRITICAL:
             title, detail = f"No region of {provider.name} answers", "Its calls fail, and are tried again."
             advice = "Its regions say why; the primary is tried all the same, and probed."
@@ -139,7 +150,58 @@ def _providers(principal: Principal) -> list[Finding]:
             title = f"{provider.name} has failed over to {provider.serving}"
             detail = "Its primary region is left alone until a probe finds it back."
             found.append(Finding("wait", "cloud_sync", title, detail, "", url, provider.health_since))
-    return found
+    left_alone = Breaker.objects.exclude(state=BreakerState.CLOSED).filter(
+        region__is_enabled=True, region__provider__is_enabled=True, region__provider__health=HealthStatus.HEALTHY
+    )
+    first = list(left_alone.select_related("region__provider").order_by("-since")[: EACH + 1])
+    found += [
+        Finding(
+            "wait",
+            "power_off",
+            f"{breaker.region} gets no calls",
+            f"{breaker.cause.rstrip('.')}.",
+            "Close its breaker when it is well again." if breaker.is_held else "It is tried again by itself.",
+            f"{page}#region-{breaker.pk}",
+            breaker.since,
+        )
+        for breaker in first[:EACH]
+    ]
+    if len(first) > EACH:
+        more = left_alone.count() - EACH
+        found.append(Finding("wait", "power_off", f"{more} more regions get no calls", url=page))
+    return [*found, *(_keys(f"{page}#part-keys") if principal.everything else ())]
+
+
+def _keys(url: str) -> list[Finding]:
+    states = list(SecretState.objects.filter(name__in=Provider.objects.with_keys().values("secret_name")))
+    found = [
+        Finding(
+            "bad",
+            "key_off",
+            f"The key {state.name} of class {state.worker_class} is {state.standing.label.lower()}",
+            state.last_error,
+            "Put another one into the secrets backend, then rotate."
+            if state.standing == SecretStanding.REFUSED
+            else "Put it into the secrets backend: processes try again by themselves.",
+            url,
+            state.refused_at or state.lacking_since or state.failed_at,
+        )
+        for state in states
+        if state.standing in (SecretStanding.REFUSED, SecretStanding.MISSING)
+    ][:EACH]
+    used = {state.backend for state in states}
+    return found + [
+        Finding(
+            "bad",
+            "cloud_off",
+            f"The secrets backend {backend} is down",
+            backend.last_error,
+            "Keys that are held go on; processes that start now get none. Repair it.",
+            url,
+            backend.down_since,
+        )
+        for backend in BackendState.objects.exclude(down_since=None).filter(name__in=used)[:EACH]
+    ]
 
 
 def _failed(swarms: QuerySet[Swarm], now: dt.datetime) -> list[Finding]:

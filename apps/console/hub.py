@@ -173,7 +173,7 @@ class Hub:
 
     def _read_missed(self, after: int, principal: Principal) -> tuple[list[Message], int]:
         horizon = readable()
-        events = event_log.read(after, limit=REPLAY_LIMIT + 1, upto=horizon, **event_filter(principal))
+        events = event_log.read(after, event_filter(principal), limit=REPLAY_LIMIT + 1, upto=horizon)
         # All that was asked for came: the reader stands at the horizon, though the last event it may see lies before.
         reached = events[-1].pk if len(events) > REPLAY_LIMIT else max(after, horizon)
         return self._messages([event for event in events if may_see(principal, event)]), reached

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,8 @@ def sentence(kind: str, data: Mapping[str, Any], subject: str = "") -> Sentence:
             fate = "may finish" if data.get("calls") == "finish" else "cancelled"
             details.append(f"{_count(data['in_flight'], 'call')} in flight {fate}")
         return Sentence(icon, tone, ": ".join([phrase, "; ".join(details)]) if details else phrase)
-    told = _budget(verb, data) if noun == "budget" else _secrets(verb, data) if noun == "secrets" else None
-    return told or _other(noun, verb, data)
+    tell = _TELLERS.get(noun)
+    return (tell(verb, data) if tell else None) or _other(noun, verb, data)
 
 
 def _budget(verb: str, data: Mapping[str, Any]) -> Sentence | None:
@@ -126,6 +126,56 @@ def _secrets(verb: str, data: Mapping[str, Any]) -> Sentence | None:
         case "key_refused":
             return Sentence("key_off", "bad", f"The provider refuses the key {name}, and there is no other")
     return None
+
+
+def _breaker(verb: str, data: Mapping[str, Any]) -> Sentence | None:
+    region = _region_of(data)
+    why = str(data.get("cause", "")).rstrip(".")
+    match verb:
+        case "opened":
+            return Sentence("power_off", "bad", f"The breaker of {region} opened, no calls go there: {why}")
+        case "half_opened":
+            return Sentence("hourglass_top", "busy", f"The breaker of {region} is half open: {why}")
+        case "closed":
+            return Sentence("power", "good", f"The breaker of {region} closed: {why}")
+    return None
+
+
+def _region(verb: str, data: Mapping[str, Any]) -> Sentence | None:
+    region, why = _region_of(data), str(data.get("reason", "")).rstrip(".")
+    match verb:
+        case "slowed":
+            return Sentence("speed", "wait", f"{region} asked for fewer calls (429): none for {data.get('seconds')} s")
+        case "drained":
+            return Sentence("water_drop", "wait", f"{region} is being drained: {why}")
+        case "undrained":
+            return Sentence("play_circle", "good", f"{region} is drained no more: {why}")
+    return None
+
+
+def _provider(verb: str, data: Mapping[str, Any]) -> Sentence | None:
+    provider = data.get("provider", "")
+    match verb:
+        case "failed_over":
+            return Sentence("move_up", "wait", f"{provider} failed over to {data.get('to')}")
+        case "critical":
+            return Sentence("emergency_home", "bad", f"{provider} is critical: no region of it takes calls")
+        case "recovered":
+            return Sentence("verified", "good", f"{provider} is healthy again")
+    return None
+
+
+def _region_of(data: Mapping[str, Any]) -> str:
+    return f"{data.get('provider')}/{data.get('region')}"
+
+
+_TELLERS: dict[str, Callable[[str, Mapping[str, Any]], Sentence | None]] = {
+    "budget": _budget,
+    "secrets": _secrets,
+    "breaker": _breaker,
+    "region": _region,
+    "provider": _provider,
+}
 
 
 def _other(noun: str, verb: str, data: Mapping[str, Any]) -> Sentence:

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from apps.console.views import account, oidc, overview, submit, swarms, tasks, tokens
+from apps.console.views import account, oidc, overview, providers, submit, swarms, tasks, tokens
 
 app_name = "console"
 urlpatterns = [
@@ -10,6 +10,9 @@ urlpatterns = [
     path("login/with/<slug:slug>/", oidc.Start.as_view(), name="oidc-start"),
     path("login/callback/", oidc.Callback.as_view(), name="oidc-callback"),
     path("logout/", account.Logout.as_view(), name="logout"),
+    path("providers/", providers.Providers.as_view(), name="providers"),
+    path("providers/keys/refresh/", providers.RefreshKeys.as_view(), name="keys-refresh"),
+    path("providers/regions/<uuid:pk>/<slug:act>/", providers.RegionAct.as_view(), name="region-act"),
     path("submit/", submit.Submit.as_view(), name="submit"),
     path("swarms/", swarms.SwarmList.as_view(), name="swarms"),
     path("swarms/<uuid:pk>/", swarms.SwarmPage.as_view(), name="swarm"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any, Protocol
+from typing import Protocol
+
+from django.db.models import Q
 
 from apps.tenants.access import Principal
 from apps.tenants.roles import Permission
@@ -30,16 +32,27 @@ _NEEDED = {
 }
 """Permission by the noun of an event's kind; all others are about swarms."""
 
+SHARED = frozenset({"breaker", "region", "provider"})
+"""What belongs to the platform and is seen by all whose swarms depend on it, by the noun of the kind."""
+
+
+def may_see_providers(principal: Principal) -> bool:
+    """Whether it may see how model providers do: who may see a swarm anywhere may see what that depends on."""
+    return principal.can_anywhere(Permission.SWARM_READ)
+
 
 def may_see(principal: Principal, event: Happening) -> bool:
-    """Whether it may see an event. What belongs to no tenant is the platform's own business."""
+    """Whether it may see an event. What belongs to no tenant is the platform's own business, but for what is shared."""
     if event.tenant_id is None:
-        return principal.everything
+        shared = event.kind.partition(".")[0] in SHARED
+        return principal.everything or (shared and may_see_providers(principal))
     needed = _NEEDED.get(event.kind.partition(".")[0], Permission.SWARM_READ)
     return principal.can(needed, event.tenant_id, swarm_id=event.swarm_id)
 
 
-def event_filter(principal: Principal) -> dict[str, Any]:
-    """QuerySet filters that leave out most of what ``may_see`` would refuse; ``may_see`` still decides."""
+def event_filter(principal: Principal) -> Q:
+    """A condition that leaves out most of what ``may_see`` would refuse; ``may_see`` still decides."""
     known = principal.known_tenant_ids()
-    return {} if known is None else {"tenant_id__in": known}
+    if known is None:
+        return Q()
+    return Q(tenant_id__in=known) | Q(tenant_id__isnull=True, data__has_key="provider")

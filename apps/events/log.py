@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from apps.events.horizon import readable
@@ -63,13 +64,13 @@ def emit(events: Iterable[NewEvent], *, now: dt.datetime | None = None) -> None:
         )
 
 
-def read(after: int, *, limit: int = 500, upto: int | None = None, **filters: Any) -> list[Event]:
-    """The next events after a position, at most ``limit``, oldest first; ``filters`` are QuerySet filters.
+def read(after: int, *conditions: Q, limit: int = 500, upto: int | None = None, **filters: Any) -> list[Event]:
+    """The next events after a position, at most ``limit``, oldest first; those that QuerySet filters let through.
 
     ``upto`` is a horizon read earlier (``readable()``), for a caller inside a transaction.
     """
     horizon = readable() if upto is None else upto
-    return list(Event.objects.filter(pk__gt=after, pk__lte=horizon, **filters).order_by("pk")[:limit])
+    return list(Event.objects.filter(*conditions, pk__gt=after, pk__lte=horizon, **filters).order_by("pk")[:limit])
 
 
 def exists(event_id: int) -> bool:

@@ -27,6 +27,11 @@ class Event(models.Model):
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [
             models.Index(fields=["swarm_id", "id"], name="events_of_swarm", condition=models.Q(swarm_id__isnull=False)),
+            models.Index(
+                fields=["id"],
+                name="events_of_providers",
+                condition=models.Q(tenant_id__isnull=True, data__has_key="provider"),
+            ),
         ]
 
     def __str__(self) -> str:

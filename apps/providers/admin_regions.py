@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from django import forms
@@ -19,7 +18,8 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from apps.providers import health, switching
+from apps.providers import acts, health, switching
+from apps.providers.acts import Act
 from apps.providers.breaker import State
 from apps.providers.directory import recent_latencies
 from apps.providers.latency import quantile
@@ -43,54 +43,7 @@ class ReasonForm(forms.Form):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
-    """Something a person does to a region. ``is_possible`` is about the region as it was read."""
-
-    title: str
-    done: str
-    effect: str
-    perform: Callable[..., None]
-    is_possible: Callable[[Region], bool]
-    refusal: str
-    is_destructive: bool = False
-
-
-OPEN = Act(
-    "Open the breaker of",
-    "opened",
-    "No call is sent there, and it is not probed, until a person closes the breaker. Calls under way go on.",
-    switching.open_by_hand,
-    lambda region: not region.circuit.held,
-    "A person has opened it already.",
-    is_destructive=True,
-)
-CLOSE = Act(
-    "Close the breaker of",
-    "closed",
-    "Calls are sent there again at once. Should they fail, the breaker opens again.",
-    switching.close_by_hand,
-    lambda region: region.circuit.state is not State.CLOSED,
-    "It is closed already.",
-)
-DRAIN = Act(
-    "Drain",
-    "drained",
-    "It gets no new calls; those under way go on. Calls go to the provider's other regions.",
-    switching.drain,
-    lambda region: not region.is_draining,
-    "It is being drained already.",
-    is_destructive=True,
-)
-UNDRAIN = Act(
-    "Send calls again to",
-    "taken back",
-    "It gets new calls again, in its place among the provider's regions.",
-    switching.undrain,
-    lambda region: region.is_draining,
-    "It is not being drained.",
-)
-ACTS = {"open_one": OPEN, "close_one": CLOSE, "drain_one": DRAIN, "undrain_one": UNDRAIN}
+ACTS = {f"{name}_one": act for name, act in acts.ACTS.items()}
 
 
 def state_label(region: Region) -> SafeString:
@@ -190,19 +143,19 @@ class RegionAdmin(PlatformModelAdmin):
 
     @action(description="Open breaker…", url_path="open", icon="power_off", variant=ActionVariant.DANGER)
     def open_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._act(request, object_id, OPEN)
+        return self._act(request, object_id, acts.OPEN)
 
     @action(description="Close breaker…", url_path="close", icon="power")
     def close_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._act(request, object_id, CLOSE)
+        return self._act(request, object_id, acts.CLOSE)
 
     @action(description="Drain…", url_path="drain", icon="water_drop")
     def drain_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._act(request, object_id, DRAIN)
+        return self._act(request, object_id, acts.DRAIN)
 
     @action(description="Send calls again…", url_path="undrain", icon="play_circle")
     def undrain_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._act(request, object_id, UNDRAIN)
+        return self._act(request, object_id, acts.UNDRAIN)
 
     @action(description="Try it…", url_path="try", icon="network_check")
     def try_one(self, request: HttpRequest, object_id: str) -> HttpResponse:

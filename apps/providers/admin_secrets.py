@@ -12,11 +12,18 @@ from django.utils.safestring import SafeString
 from unfold.decorators import action
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from apps.providers.models import BackendState, SecretState
+from apps.providers.models import BackendState, SecretStanding, SecretState
 from apps.providers.secrets.orders import order_refresh
 from apps.tenants.admin_scoping import PlatformModelAdmin
 from portal.admin import ReadOnly, list_url
 from portal.admin_columns import BAD, GOOD, WARN, Display, label, text_column, when_column
+
+STANDINGS: dict[SecretStanding, tuple[str, str]] = {
+    SecretStanding.REFUSED: (BAD, "The provider does not take it."),
+    SecretStanding.MISSING: (BAD, "Some process could not read it, and has none."),
+    SecretStanding.KEPT: (WARN, "It could not be read anew: processes go on with the one they hold."),
+    SecretStanding.IN_USE: (GOOD, ""),
+}
 
 
 class RefreshForm(forms.Form):
@@ -56,13 +63,8 @@ class SecretStateAdmin(ReadOnly, PlatformModelAdmin):
 
     @admin.display(description="State")
     def standing(self, state: SecretState) -> SafeString | str:
-        if state.refused_at:
-            return label("refused", BAD, "The provider does not take it.")
-        if not state.fingerprint or state.lacking_since:
-            return label("missing", BAD, "Some process could not read it, and has none.")
-        if state.last_error:
-            return label("kept", WARN, "It could not be read anew: processes go on with the one they hold.")
-        return label("in use", GOOD)
+        tone, why = STANDINGS[state.standing]
+        return label(state.standing.label.lower(), tone, why)
 
     @admin.display(description="Backend now")
     def backend_is(self, state: SecretState) -> SafeString | str:

@@ -48,6 +48,15 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What counts against the limits at one moment: requests and tokens granted lately, and calls under way."""
+
+    requests: int = 0
+    tokens: int = 0
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
     """``granted``: by second, requests and tokens. ``holders``: by process, its calls at once, and until when it lives.
 
@@ -115,6 +124,12 @@ class Quota:
         if holder not in self.holders:
             return self
         return Quota(self.granted, {name: each for name, each in self.holders.items() if name != holder})
+
+    def in_use(self, *, now: float) -> Use:
+        """What the next call is measured against."""
+        granted = [each for second, each in self.granted.items() if second > now - PERIOD_S]
+        places = sum(calls for calls, until in self.holders.values() if until > now)
+        return Use(sum(requests for requests, _ in granted), sum(tokens for _, tokens in granted), places)
 
     def as_json(self) -> dict[str, Any]:
         return {"granted": [[s, *each] for s, each in self.granted.items()], "holders": dict(self.holders)}

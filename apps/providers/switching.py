@@ -45,7 +45,7 @@ def report_failures(region_id: uuid.UUID, failures: Sequence[Failure], *, error:
     def cause(circuit: Circuit, policy: BreakerPolicy) -> str:
         return f"{policy.failures} calls failed within {policy.window_s:g} s; the last: {error}"
 
-    return _change(region_id, decide, cause, now=now)
+    return _change(region_id, decide, cause, now=now, error=error)
 
 
 def claim_probe(region_id: uuid.UUID, token: uuid.UUID, *, lease_s: float, now: dt.datetime) -> bool:
@@ -84,6 +84,7 @@ def probe_refused(region_id: uuid.UUID, token: uuid.UUID, *, error: str, now: dt
         lambda circuit, policy: circuit.refused(token, policy, now=now),
         lambda *_: f"The call that tried it failed: {error}",
         now=now,
+        error=error,
     )
 
 
@@ -182,8 +183,12 @@ def _change(
     cause: Callable[[Circuit, BreakerPolicy], str],
     *,
     now: dt.datetime,
+    error: str = "",
 ) -> State:
-    """Lets ``decide`` change the region's circuit; the state after it. A region that is gone counts as open."""
+    """Lets ``decide`` change the region's circuit; the state after it. A region that is gone counts as open.
+
+    ``error`` is what a call or a probe met with, where that is what changes it.
+    """
     with transaction.atomic():
         breaker = _locked(region_id)
         if breaker is None:
@@ -192,6 +197,8 @@ def _change(
         after = decide(before, policy)
         if after is before:
             return before.state
+        if error:
+            breaker.failed_at, breaker.last_error = now, error[:300]
         why = cause(after, policy)
         if breaker.move(after, cause=why, now=now):
             data = {"before": before.state.value, "cause": why[:500], "failures": len(before.failures)}

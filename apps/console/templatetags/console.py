@@ -56,6 +56,22 @@ def status(value: str, label: str = "") -> SafeString:
     return format_html('<span class="sd-chip sd-{}" data-status="{}">{}{}</span>', tone, value, icon(symbol), word)
 
 
+@register.simple_tag
+def chip(mark: Any) -> SafeString:
+    """A mark as a chip: its icon, its text, a colour that only repeats them, and why on hover."""
+    look = '<span class="sd-chip sd-{}" title="{}">{}{}</span>'
+    return format_html(look, mark.tone, mark.why, icon(mark.icon), mark.text)
+
+
+@register.filter
+def percent(share: float) -> str:
+    """A share from 0 to 1 as a person reads it: "0 %", "0.3 %", "12 %"; what is not quite nothing is not 0."""
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "< 0.1 %"
+    return f"{value:.0f} %" if value >= 10 or not value else f"{value:.1f} %"
+
+
 @register.filter
 def look(value: str) -> str:
     """The tone of a status."""

@@ -19,6 +19,7 @@ from django.utils.cache import add_never_cache_headers
 from django.utils.http import urlencode
 from django.views import View
 
+from apps.console.visible import may_see_providers
 from apps.events.horizon import readable
 from apps.tenants.access import AccessDenied, Principal, principal_of_request
 from apps.tenants.models import Tenant
@@ -104,6 +105,7 @@ class Page(ConsoleView):
             "section": self.section,
             "principal": self.principal,
             "may_read_swarms": self.principal.can_anywhere(Permission.SWARM_READ, on_a_swarm=True),
+            "may_see_providers": may_see_providers(self.principal),
             "may_submit": self.principal.can_anywhere(Permission.SWARM_CREATE),
             "tenants": self.tenants,
             "tenant": self.tenant,

@@ -5,7 +5,7 @@ from apps.providers.models.cache import Cache, CachedAnswer, CacheUsage, Invalid
 from apps.providers.models.provider import HealthStatus, Provider, ProviderKind
 from apps.providers.models.region import Region
 from apps.providers.models.residency import ResidencyRule
-from apps.providers.models.secret import BackendState, RefreshOrder, SecretState
+from apps.providers.models.secret import BackendState, RefreshOrder, SecretStanding, SecretState
 from apps.providers.models.traffic import RegionMinute, RegionQuota, RegionWindow
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "RegionQuota",
     "RegionWindow",
     "ResidencyRule",
+    "SecretStanding",
     "SecretState",
 ]

@@ -26,6 +26,8 @@ class Breaker(models.Model):
     since = models.DateTimeField(default=timezone.now, help_text="When the state last changed.")
     cause = models.CharField(max_length=500, blank=True)
     failures = models.JSONField(default=list, help_text="Times, and calls since the one before.")
+    failed_at = models.DateTimeField(null=True, help_text="When a call or a probe last failed there.")
+    last_error = models.CharField(max_length=300, blank=True, help_text="What that one met with.")
     next_probe_at = models.DateTimeField(null=True)
     probe_token = models.UUIDField(null=True)
     probe_expires_at = models.DateTimeField(null=True)

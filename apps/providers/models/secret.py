@@ -12,6 +12,13 @@ REFUSED_FOR = dt.timedelta(minutes=10)
 """So long a refusal by the provider counts: it is noted again while it goes on."""
 
 
+class SecretStanding(models.TextChoices):
+    IN_USE = "in_use", "In use"
+    KEPT = "kept", "Kept"
+    MISSING = "missing", "Missing"
+    REFUSED = "refused", "Refused"
+
+
 class SecretState(models.Model):
     """How a secret stands in one class of processes."""
 
@@ -46,6 +53,15 @@ class SecretState(models.Model):
     def trouble(self) -> str:
         """What is wrong with it; empty when nothing is."""
         return "The provider does not take it." if self.refused_at else self.last_error
+
+    @property
+    def standing(self) -> SecretStanding:
+        """``KEPT``: it could not be read anew, and processes go on with what they hold."""
+        if self.refused_at:
+            return SecretStanding.REFUSED
+        if not self.fingerprint or self.lacking_since:
+            return SecretStanding.MISSING
+        return SecretStanding.KEPT if self.last_error else SecretStanding.IN_USE
 
     def is_usable(self, *, now: dt.datetime) -> bool:
         """Whether processes of the class hold it, as far as is known, and the provider did not refuse it lately."""
