@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -48,7 +47,7 @@ def regions(simulators: Regions, own_database: str, acme: Tenant) -> Iterator[Re
     simulated_provider(simulators["one"].port)
     Region.objects.update(name="one")
     provider = Provider.objects.get()
-    Provider.objects.update(breaker_failures=3, probe_every_s=1, patience_s=1)
+    Provider.objects.update(breaker_failures=3, probe_every_s=1, patience_s=15)
     for order, name in enumerate(NAMES[1:], 2):
         url = f"http://127.0.0.1:{simulators[name].port}/v1"
         Region.objects.create(provider=provider, name=name, order=order, base_url=url)
@@ -115,6 +114,7 @@ def test_a_region_that_refuses_costs_nothing_and_one_reservation_serves_them_all
 
 def test_a_silent_region_is_charged_and_the_next_needs_money_of_its_own(regions: Regions, acme: Tenant) -> None:
     highest = PRICE.highest(600, 100)
+    Provider.objects.update(patience_s=1)
     # Enough for one request, not for two.
     budget = make_budget(acme, int(highest * 1.2))
     regions["one"].outage(None, "hang")
@@ -231,6 +231,7 @@ def test_a_call_that_cannot_get_a_place_in_its_time_waits_without_counting(regio
 def test_a_slow_a_failing_and_a_dark_region_in_every_order(regions: Regions, acme: Tenant) -> None:  # P2 P3 P4 P7
     """No task fails that a live region could serve; every request is charged at most once; traffic returns."""
     budget = make_budget(acme, 5 * NANO)
+    Provider.objects.update(patience_s=2)
     before = requests(regions)
     swarms: list[Swarm] = []
     after_opening: list[float] = []
@@ -253,21 +254,20 @@ def test_a_slow_a_failing_and_a_dark_region_in_every_order(regions: Regions, acm
             before_slow = NAMES[: faults.index("slow")]
             work(12)
             wait_until(lambda: all(states().get(n) in ("open", "half_open") for n in before_slow), what=f"{faults}")  # noqa: B023
-            served = Attempt.objects.filter(task__swarm=work(8))
-            for started, finished, context in served.values_list("started_at", "finished_at", "context"):
-                if "regions_tried" not in context:
-                    after_opening.append((finished - started).total_seconds())
+            later = Attempt.objects.filter(task__swarm=work(8))
+            calls = [(end - start, c) for start, end, c in later.values_list("started_at", "finished_at", "context")]
+            # One of them may explore a region that nobody knows yet.
+            assert sum("regions_tried" in context for _, context in calls) <= 1, faults
+            after_opening.extend(took.total_seconds() for took, context in calls if "regions_tried" not in context)
             for each in regions.values():
                 each.outage(0)
             wait_until(recovered, what=f"recovery from {faults}", timeout_s=30)
         work(10)
 
-    begun = time.process_time()
     run_until(lambda: True, config=CONFIG, meanwhile=drill, timeout_s=5)
-    assert time.process_time() - begun < 20
     assert {Swarm.objects.get(pk=swarm.pk).status for swarm in swarms} == {"succeeded"}
-    # Ten times 20 ms, and less than 50 ms on top for the calls that met only what was live; a slow machine adds some.
-    assert sorted(after_opening)[len(after_opening) // 2] < 0.2 + 0.05 + 0.1
+    # Ten times 20 ms and not a second of patience: the figures are those of tests.bench.failover.
+    assert sorted(after_opening)[len(after_opening) // 2] < 0.2 + 0.5
     assert Attempt.objects.filter(task__swarm=swarms[-1], context__region="one").count() >= 8, "traffic is back"
     sent = sum(since(regions, before))
     assert Attempt.objects.count() <= LedgerEntry.objects.count() <= sent

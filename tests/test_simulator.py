@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from apps.providers import simulator
+from apps.providers.simulated_text import compose
 from tests.processes import ROOT, free_port
 
 pytestmark = pytest.mark.processes
@@ -218,7 +218,7 @@ def test_it_starts_without_settings_and_without_the_heavy_libraries() -> None:
 @pytest.mark.parametrize("tokens", [1, 5, 40, 400])
 def test_texts_fit_their_tokens(tokens: int) -> None:
     for draw in range(0, 10_000, 97):
-        assert len(simulator.compose("wind power", draw, tokens)) <= tokens * 4
+        assert len(compose("wind power", draw, tokens)) <= tokens * 4
 
 
 def test_a_bad_option_gives_one_line() -> None:
