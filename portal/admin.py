@@ -256,10 +256,13 @@ class ModelAdmin(UnfoldModelAdmin):
         raise NotImplementedError
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        """The audit entries of one object."""
-        obj = self.get_object(request, object_id)
-        if obj is None or not self.has_view_permission(request, obj):
+        """The audit entries of one object; what is not there for this person leads back, as its page does."""
+        obj = self.get_object(request, unquote(object_id))
+        if not self.has_view_permission(request, obj):
             raise PermissionDenied
+        if obj is None:
+            missing: HttpResponse = self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            return missing
         url = reverse(f"{self.admin_site.name}:audit_auditentry_changelist")
         return redirect(f"{url}?resource_kind={self.opts.model_name}&resource_id={obj.pk}")
 

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, get_script_prefix, path, reverse
 from django.utils.decorators import method_decorator
@@ -29,7 +29,7 @@ class Page:
     """A page that is not the list of a model. In the sidebar its target is "admin:" and its ``name``.
 
     ``path`` is where it is below ``/admin/``. ``may_open`` decides about the page, its place in the sidebar and its
-    card.
+    card. Only a page that ``does`` something takes what a form sends; the others are read.
     """
 
     name: str
@@ -38,10 +38,13 @@ class Page:
     view: Callable[[HttpRequest], HttpResponseBase]
     may_open: Callable[[HttpRequest], bool]
     card: Callable[[HttpRequest], Card | None] = lambda request: None
+    does: bool = False
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if not self.may_open(request):
             raise PermissionDenied
+        if not self.does and request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
         return self.view(request)
 
 

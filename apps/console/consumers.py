@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Awaitable, Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 from channels.auth import get_user
@@ -81,22 +82,31 @@ class ConsoleConsumer(AsyncJsonWebsocketConsumer):
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         kind = content.get("type") if isinstance(content, dict) else None
-        if kind == "ping":
-            await self.send_json({"type": "pong"})
-        elif kind == "subscribe":
-            await self._subscribe(content.get("swarm"))
-        else:
-            await self._refuse('Unknown message: "type" is "ping" or "subscribe".')
+        known = self.messages.get(kind) if isinstance(kind, str) else None
+        if known is None:
+            await self._refuse(f'Unknown message: "type" is {" or ".join(map(json.dumps, self.messages))}.')
+            return
+        await known(self, content)
 
-    async def _subscribe(self, wanted: Any) -> None:
+    async def _ping(self, content: dict[str, Any]) -> None:
+        await self.send_json({"type": "pong"})
+
+    async def _subscribe(self, content: dict[str, Any]) -> None:
         if self.subscriber is None:
             return
+        wanted = content.get("swarm")
         swarm_id = await self._visible_swarm(self.subscriber.principal, wanted)
         if wanted is not None and swarm_id is None:
             await self._refuse(NO_SUCH_SWARM)
             return
         self.subscriber.swarm_id = swarm_id
         await self.send_json({"type": "subscribed", "swarm": str(swarm_id) if swarm_id else None})
+
+    messages: ClassVar[dict[str, Callable[[ConsoleConsumer, dict[str, Any]], Awaitable[None]]]] = {
+        "ping": _ping,
+        "subscribe": _subscribe,
+    }
+    """What a client may say, by its ``type``."""
 
     async def _send_events(self) -> None:
         if self.subscriber is None:

@@ -132,5 +132,6 @@ register_page(
         view=advice_page,
         may_open=lambda request: principal_of_request(request).can_anywhere(Permission.COST_READ),
         card=_card,
+        does=True,
     )
 )

@@ -204,7 +204,8 @@ class CostCentreAdmin(TenantModelAdmin):
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         """Asks for a reason, too."""
-        if request.method == "POST" and not request.POST.get("reason", "").strip():
+        asked = request.method == "POST" and self.has_delete_permission(request, self.row_or_none(request, object_id))
+        if asked and not request.POST.get("reason", "").strip():
             self.message_user(request, "Nothing was deleted: say why, for the audit trail.", messages.ERROR)
             return redirect(request.path)
         try:

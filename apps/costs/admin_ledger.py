@@ -14,8 +14,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_safe
 from unfold.decorators import action
 from unfold.views import ChangeList as UnfoldChangeList
 
@@ -180,6 +182,7 @@ class LedgerEntryAdmin(ReadOnly, TenantModelAdmin):
             request.__dict__["_ledger_form"] = form
         return form
 
+    @method_decorator(require_safe)
     def export(self, request: HttpRequest) -> HttpResponseBase:
         """The rows of the filter as CSV. A filter that does not make sense leads back to where it says so."""
         if not self.has_view_permission(request):

@@ -16,6 +16,8 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, re_path
 from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import require_safe
 
 from apps.costs import admin_closing, months
 from apps.costs.admin_exports import export_url
@@ -126,6 +128,7 @@ class StatementAdmin(ReadOnly, TenantModelAdmin):
             return response
         return self.month(request, statement.tenant.slug, statement.period)
 
+    @method_decorator(require_safe)
     def month(self, request: HttpRequest, slug: str, period: str) -> HttpResponse:
         """The page of a month, closed or not."""
         asked = asked_month(request, slug, period)
@@ -287,6 +290,7 @@ def _audit_url(asked: Asked) -> str:
     return page_url(Statement, asked.statement.pk).replace("/change/", "/history/")
 
 
+@require_safe
 def printed(request: HttpRequest, slug: str, period: str) -> HttpResponse:
     """A month as a document: for paper, or to be forwarded."""
     asked = asked_month(request, slug, period)

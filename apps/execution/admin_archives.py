@@ -12,7 +12,9 @@ from django.http import FileResponse, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
+from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_safe
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import action
 
@@ -103,6 +105,7 @@ class ArchiveAdmin(ReadOnly, TenantModelAdmin):
         return NOTHING if archive.is_stored else moment(archive.due_at)
 
     @action(description="Download", url_path="download", icon="download")
+    @method_decorator(require_safe)
     def download(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         """The document as it is stored. Each download is an audit entry, one that the store refuses as well."""
         archive = self.get_object(request, object_id)

@@ -29,10 +29,12 @@ class AgentOverrideAdmin(TenantModelAdmin):
     list_select_related = ("tenant",)
     ordering = ("agent", "tenant__slug", "id")
     labels: ClassVar[dict[str, str]] = {"max_replicas": "Replicas at most"}
-    fieldsets = ((None, {"fields": ("tenant", "agent", "model", "max_replicas", "note")}),)
     tenant_link = link_column("tenant", "Tenant")
     since = when_column("created_at", "Since")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Whose it is and for which agent is settled when it is made."""
-        return ("tenant", "agent") if obj else ()
+        return ("tenant_link", "agent") if obj else ()
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return ((None, {"fields": ("tenant_link" if obj else "tenant", "agent", "model", "max_replicas", "note")}),)

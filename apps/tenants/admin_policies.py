@@ -12,7 +12,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_safe
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action
 from unfold.widgets import (
@@ -294,6 +296,7 @@ class AccessPolicyAdmin(TenantModelAdmin):
         return TemplateResponse(request, "admin/tenants/grant.html", context)
 
     @action(description="Try on the past", url_path="replay", icon="history")
+    @method_decorator(require_safe)
     def replay_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """What it would have denied of the requests in the audit trail."""
         policy = self.row_or_none(request, object_id)

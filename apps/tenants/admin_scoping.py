@@ -163,6 +163,11 @@ class PlatformScoped(Scoped):
             return principal.everything
         return principal.can_anywhere(permission)
 
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        """None for whom they are not for: a page of one answers as if it had never been."""
+        rows: models.QuerySet[Any] = super().get_queryset(request)  # type: ignore[misc]
+        return rows if self.has_view_permission(request) else rows.none()
+
 
 class AuditedModelAdmin(ModelAdmin):
     """Each change made on these pages is an audit entry in its transaction, with values before and after.

@@ -51,6 +51,7 @@ class LoginForm(AuthenticationForm):
 class Login(LoginView):
     """The ways to log in; goes on to ``?next=`` when that is a page of this site."""
 
+    http_method_names = ["get", "head", "post"]
     template_name = "console/login.html"
     authentication_form = LoginForm
     redirect_authenticated_user = True

@@ -224,7 +224,7 @@ class SwarmPage(Page):
         return {"events": said, "limit": EVENTS, "swarm": self.swarm}
 
 
-_ACTS: dict[str, tuple[Permission, str]] = {
+ACTS: dict[str, tuple[Permission, str]] = {
     "terminate": (
         Permission.SWARM_TERMINATE,
         "is being terminated: nothing new starts, calls in flight are cancelled.",
@@ -241,9 +241,9 @@ class SwarmAct(ConsoleView):
     http_method_names = ["post"]
 
     def post(self, request: HttpRequest, pk: uuid.UUID, act: str) -> HttpResponse:
-        if act not in _ACTS:
+        if act not in ACTS:
             raise Http404
-        permission, done = _ACTS[act]
+        permission, done = ACTS[act]
         swarm = get_object_or_404(Swarm.objects.visible_to(self.principal), pk=pk)
         self.principal.verify(permission, swarm.tenant_id, swarm_id=swarm.pk)
         reason = typed(request.POST.get("reason"))
