@@ -198,6 +198,7 @@ AXES_ENABLE_ADMIN = False  # a page of ours, with an audited way to unlock
 AXES_VERBOSE = False
 
 LANGUAGE_CODE = "en-us"
+LANGUAGES = [("en", "English")]  # every page of the administration looks up the names of all
 TIME_ZONE = "UTC"
 USE_I18N = True
 USE_TZ = True
