@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.http import HttpRequest
 
-from apps.providers.models import ResidencyRule
+from apps.providers.models import Region, ResidencyRule
 from apps.tenants.admin_scoping import PlatformModelAdmin, TenantFilter
 from portal.admin_columns import link_column, when_column
 from portal.notify import Channel, notify
@@ -48,6 +48,10 @@ class ResidencyRuleAdmin(PlatformModelAdmin):
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[ResidencyRule]:
         rows: models.QuerySet[ResidencyRule] = super().get_queryset(request)
         return rows.prefetch_related("regions")
+
+    def choices_of(self, request: HttpRequest, model: type[models.Model]) -> models.QuerySet[Any]:
+        rows = super().choices_of(request, model)
+        return rows.select_related("provider") if model is Region else rows  # each is told with its provider
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
