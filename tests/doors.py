@@ -20,7 +20,8 @@ from django.views.generic import RedirectView
 
 from apps.console.consumers import ConsoleConsumer
 from apps.console.routing import websocket_urlpatterns
-from apps.console.views.swarms import ACTS
+from apps.console.views.swarms import ACTS as SWARM_ACTS
+from apps.providers.acts import ACTS as REGION_ACTS
 
 TABLE = Path(__file__).parent / "data" / "doors.txt"
 PEOPLE = ("nobody", "outsider", "viewer", "developer", "operator", "finance", "compliance", "admin", "platform")
@@ -38,6 +39,11 @@ READ = {
                  "password_change/done/")
 }  # fmt: skip
 """Pages of Django's own that only read, whatever the method."""
+ACTS_BY_PATTERN = {
+    "/swarms/<pk>/<act>/": tuple(SWARM_ACTS),
+    "/providers/regions/<pk>/<act>/": tuple(REGION_ACTS),
+}
+"""Acts that share an address: each is a door of its own."""
 GENERATED = ("changelist", "add", "change", "delete", "history")
 
 
@@ -124,10 +130,9 @@ def doors() -> dict[str, Door]:
         if (each.name in generated() and pattern.startswith("/admin/")) or pattern in redirects:
             continue
         for method in ["GET"] if pattern in READ else _methods(each.callback):
-            if pattern == "/swarms/<pk>/<act>/":
-                found += [Door(f"{method} {p}", method, p) for p in (pattern.replace("<act>", act) for act in ACTS)]
-            else:
-                found.append(Door(f"{method} {pattern}", method, pattern))
+            for act in ACTS_BY_PATTERN.get(pattern, ("",)):
+                whole = pattern.replace("<act>", act) if act else pattern
+                found.append(Door(f"{method} {whole}", method, whole))
     for model, model_admin in sorted(admin.site._registry.items(), key=lambda item: item[0]._meta.label):
         pattern = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
         found.append(Door(model._meta.label, pattern=pattern, model=model))
@@ -188,7 +193,7 @@ def door_at(path: str, method: str) -> tuple[Door, str] | None:
     if model is not None and match.url_name:
         return doors()[model._meta.label], match.url_name.rpartition("_")[2]
     pattern = plain(match.route)
-    if pattern == "/swarms/<pk>/<act>/":
+    if pattern in ACTS_BY_PATTERN:
         pattern = pattern.replace("<act>", match.kwargs["act"])
     door = doors().get(f"{method} {pattern}")
     return (door, "") if door else None

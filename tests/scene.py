@@ -29,7 +29,8 @@ from apps.audit.trail import Actor
 from apps.costs.models import Advice, Budget, ExternalReservation
 from apps.events.horizon import readable
 from apps.execution.models import Archive
-from apps.providers.models import Provider
+from apps.providers.acts import ACTS as REGION_ACTS
+from apps.providers.models import Provider, Region
 from apps.swarms.actions import lifecycle
 from apps.swarms.models import Swarm, Task
 from apps.tenants.access import principal_of_command
@@ -213,7 +214,7 @@ def _ids_of(tenant: Tenant) -> Iterator[str]:
 def addresses(scene: Scene) -> dict[str, str]:
     """What of the tenant each door with a gap in its pattern leads to; of acts on a row, where it is not any row."""
     of, v1 = scene.tenant, "/api/v1"
-    swarm, task = scene.running.pk, scene.task.pk
+    swarm, task, region = scene.running.pk, scene.task.pk, Region.objects.all()[0]
     ids = {
         "swarms": swarm,
         "tasks": task,
@@ -242,6 +243,7 @@ def addresses(scene: Scene) -> dict[str, str]:
         "/swarms/<pk>/pause/": f"/swarms/{swarm}/pause/",
         "/swarms/<pk>/resume/": f"/swarms/{scene.paused.pk}/resume/",
         "/swarms/<pk>/retry/": f"/swarms/{scene.failed.pk}/retry/",
+        **{f"/providers/regions/<pk>/{act}/": f"/providers/regions/{region.pk}/{act}/" for act in REGION_ACTS},
         "/tasks/<pk>/": f"/tasks/{task}/",
         "/tasks/<pk>/retry/": f"/tasks/{task}/retry/",
         "/login/with/<slug>/": "/login/with/nobody/",
@@ -276,6 +278,8 @@ def bodies(scene: Scene) -> dict[str, Any]:
         "POST /tokens/": {"tenant": NAME, "name": "new", "role": "", "days": "30"},
         **{f"POST /swarms/<pk>/{act}/": WHY for act in ("terminate", "pause", "resume", "retry")},
         "POST /tokens/<pk>/revoke/": WHY,
+        "POST /providers/keys/refresh/": WHY,
+        **{f"POST /providers/regions/<pk>/{act}/": WHY for act in REGION_ACTS},
         "POST /admin/swarms/swarm/<object_id>/grant/": {"person": "the-finance", "gives": "swarm:read", **WHY},
         "POST /admin/tenants/user/<id>/password/": {"password1": "horse battery", "password2": "horse battery"},
         "POST /admin/providers/secretstate/refresh-now/": WHY,

@@ -77,6 +77,11 @@ class ProviderAdmin(PlatformModelAdmin):
     inlines = (RegionInline,)
     state = yes_column("is_enabled", "State", yes=("enabled", GOOD), no=("disabled", CALM))
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """With its regions, which go from here and never from pages of their own."""
+        listed, counts, needed, protected = super().get_deleted_objects(objs, request)
+        return listed, counts, needed - {Region._meta.verbose_name}, protected
+
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Provider]:
         rows: models.QuerySet[Provider] = super().get_queryset(request)
         return rows.prefetch_related(models.Prefetch("regions", Region.objects.select_related("breaker")))
