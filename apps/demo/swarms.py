@@ -96,7 +96,7 @@ def _brief(chance: random.Random, model: str = "small", name: str = "topic-brief
 
 
 def _flaky(chance: random.Random) -> Spec:
-    """Every first call fails, so its tasks wait and run again."""
+    """Every first call fails, and not for its region's fault, so its tasks wait and run again."""
     spec = _brief(chance, model="fail-once", name="flaky-brief")
     spec["agents"]["researcher"]["retry"] = {"max_retries": 3, "base_delay_s": 4, "factor": 2, "max_delay_s": 10}
     return spec

@@ -32,7 +32,7 @@ FAULTS = {
     "fail-bad-request": "answers 400",
     "fail-server": "answers 500",
     "fail-rate-limit": "answers 429",
-    "fail-once": "answers 500 the first time it sees a request, and well from then on",
+    "fail-once": "answers 409 the first time it sees a request, and well from then on",
     "hang": "never answers",
     "overbill": "reports more completion tokens than were allowed",
 }
@@ -148,7 +148,7 @@ class Simulator:
                 mark = draw.to_bytes(16, "big")
                 if mark not in self._seen:
                     self._seen.add(mark)
-                    return _failure(500, "The first try of each request fails.", "server_error")
+                    return _failure(409, "The model is being loaded. Try again.", "model_not_ready")
         if unlucky:
             status, message, code = (
                 (500, "The server had an error.", "server_error"),
