@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.http import HttpRequest
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
@@ -16,7 +17,7 @@ from apps.providers.admin_regions import reviewed, state_label
 from apps.providers.breaker import State
 from apps.providers.models import HealthStatus, Provider, Region
 from apps.tenants.admin_scoping import PlatformInline, PlatformModelAdmin
-from portal.admin import FORM_FIELDS
+from portal.admin import FORM_FIELDS, admin_url
 from portal.admin_columns import BAD, CALM, GOOD, NOTHING, WARN, label, yes_column
 
 TONES = {HealthStatus.HEALTHY: GOOD, HealthStatus.FAILED_OVER: WARN, HealthStatus.CRITICAL: BAD}
@@ -24,18 +25,8 @@ TONES = {HealthStatus.HEALTHY: GOOD, HealthStatus.FAILED_OVER: WARN, HealthStatu
 
 class RegionInline(PlatformInline):
     model = Region
-    fields = (
-        "name",
-        "base_url",
-        "order",
-        "is_enabled",
-        "requests_per_minute",
-        "tokens_per_minute",
-        "concurrency",
-        "state",
-    )
-    readonly_fields = ("state",)
-    show_change_link = True
+    fields = ("name", "base_url", "order", "is_enabled", "state", "more")
+    readonly_fields = ("state", "more")
     labels: ClassVar[dict[str, str]] = {"base_url": "Base URL", "is_enabled": "Enabled"}
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Region]:
@@ -45,6 +36,12 @@ class RegionInline(PlatformInline):
     @admin.display(description="Breaker")
     def state(self, region: Region) -> SafeString | str:
         return NOTHING if region._state.adding else state_label(region)
+
+    @admin.display(description="Limits and acts")
+    def more(self, region: Region) -> SafeString | str:
+        if region._state.adding:
+            return "once it is saved"
+        return format_html('<a href="{}" class="text-link">Its page</a>', admin_url(region))
 
 
 @admin.register(Provider)

@@ -192,7 +192,7 @@ class RegionAdmin(PlatformModelAdmin):
             except switching.CannotSwitch as cannot:
                 self.message_user(request, str(cannot), messages.WARNING)
             else:
-                self.message_user(request, f"{region} was {act.done}.", messages.SUCCESS)
+                self.message_user(request, f"Done: {act.title.lower()} {region}.", messages.SUCCESS)
             return redirect(admin_url(region))
         context = {
             **self.admin_site.each_context(request),
