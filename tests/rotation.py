@@ -31,8 +31,8 @@ from tests.vault_server import Vault
 NAME, OTHER = "HOUSE_KEY", "EUROPE_KEY"
 LATENCY_MS = 200
 CALLS_PER_S = 50
-REPLICAS = 25
-"""More than such calls need that take their latency and nothing else."""
+REPLICAS = 100
+"""So many at once, as a call is queued, leased and recorded besides."""
 
 
 def key(number: int) -> str:

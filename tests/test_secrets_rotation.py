@@ -68,7 +68,9 @@ def test_a_key_is_rotated_under_load_and_no_call_fails(
         assert Attempt.objects.filter(task__swarm=swarm).count() == swarm.tasks_total  # each at its first try
         assert LedgerEntry.objects.filter(swarm_id=swarm.pk).count() == swarm.tasks_total
         stats = at.stats()
-        assert stats["statuses"] == {"200": swarm.tasks_total}
+        # A request that was on its way with the old key when it was revoked went out again with the new one.
+        assert stats["statuses"].pop("200") == swarm.tasks_total
+        assert stats["statuses"].keys() <= {"401"}
         taken = sorted(tally["taken"] for tally in stats["keys"].values())
         assert len(taken) == 2
         assert min(taken) > 0

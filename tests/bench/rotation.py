@@ -1,7 +1,8 @@
 """Rotates a key again and again under load: ``python -m tests.bench.rotation --seconds 60 --rotations 5 --runners 3``.
 
 Fifty calls a second and more through real runner processes, keys in a Vault over HTTP, a provider that revokes the old
-key as soon as every process has the new one. Ends 1 when a call failed or was refused, or a rotation took ten seconds.
+key as soon as every process has the new one: what is on its way with the old one then is refused, and goes out again.
+Ends 1 when a call failed or was tried twice, or a rotation took ten seconds.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def run(made: Setting, seconds: float, rotations: int, runners: int) -> bool:
         tries = Attempt.objects.filter(task__swarm=swarm).count()
         print(f"{swarm.tasks_succeeded} of {swarm.tasks_total} calls succeeded, {rate:.0f} a second")
         print(f"answers by status: {statuses}; attempts: {tries}; slowest rotation: {slowest:.2f} s")
-        return swarm.tasks_succeeded == tries == swarm.tasks_total and set(statuses) == {"200"} and slowest < 10
+        return swarm.tasks_succeeded == tries == swarm.tasks_total and set(statuses) <= {"200", "401"} and slowest < 10
 
 
 def main() -> None:
