@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
@@ -19,10 +20,11 @@ from apps.providers.secrets.keeper import Keeper
 from apps.swarms.models import Swarm, Task
 from apps.tenants.models import Tenant, User
 from portal.money import NANO
+from portal.secrets_backend import parse
 from tests.costs import budget as make_budget
 from tests.processes import manage, run_python
 from tests.running import run_until, simulator, wait_until
-from tests.secret_backends import Memory
+from tests.secret_backends import Memory, provider
 from tests.swarms import AgentOf, StepOf, make_swarm, simulated_provider
 
 KEY, NEXT = "sk-house-key-0123456789abcdef", "sk-next-key-0123456789abcdef"
@@ -143,6 +145,29 @@ def test_a_command_orders_a_refresh_and_says_so(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == f"Order {order.pk} is given: every process reads its keys anew now.\n"
     entry = AuditEntry.objects.get()
     assert (entry.action, entry.actor_kind, entry.reason) == ("secret:refresh_all", "command", "It leaked.")
+
+
+@pytest.mark.django_db
+def test_a_command_tells_which_keys_can_be_read_and_shows_none(
+    tmp_path: Path, settings: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.SECRETS_BACKEND = parse(f"files:{tmp_path}")
+    call_command("check_secrets")
+    assert "No provider names a key that workers of the class agents may read." in capsys.readouterr().out
+    provider("house", "HOUSE")
+    provider("europe", "EUROPE", "agents-eu")
+    (tmp_path / "HOUSE").write_text(KEY)
+    call_command("check_secrets")
+    out = capsys.readouterr().out
+    assert "HOUSE: read, fingerprint " in out
+    assert "EUROPE" not in out
+    assert KEY not in out
+    with pytest.raises(SystemExit):
+        call_command("check_secrets", worker_class="agents-eu")
+    assert "EUROPE: The key of its provider is missing. There is no file EUROPE" in capsys.readouterr().out
+    settings.SECRETS_BACKEND = parse(f"files:{tmp_path}/gone")
+    with pytest.raises(CommandError, match="cannot be read: No such file"):
+        call_command("check_secrets")
 
 
 REFRESH = "/admin/providers/secretstate/refresh-now/"
