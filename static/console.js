@@ -50,6 +50,8 @@
     const kept = remember();
     try {
       await htmx.ajax("GET", url.pathname + url.search, { source: body, target: body, swap: "none" });
+    } catch {
+      // The server is away: when the socket is back, all parts are asked for.
     } finally {
       loading = false;
       restore(kept);
