@@ -101,6 +101,7 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Regions", "public", "providers.Region"),
             ("Data residency", "travel_explore", "providers.ResidencyRule"),
             ("Keys of providers", "vpn_key", "providers.SecretState"),
+            ("Caches", "cached", "admin:providers_caches"),
             ("Runners", "memory", "execution.Runner"),
             ("Orchestrator ticks", "schedule", "execution.Tick"),
             ("Watchdog runs", "health_and_safety", "observability.WatchdogRun"),

@@ -30,7 +30,7 @@ from apps.costs.models import Advice, Budget, ExternalReservation
 from apps.events.horizon import readable
 from apps.execution.models import Archive
 from apps.providers.acts import ACTS as REGION_ACTS
-from apps.providers.models import Provider, Region
+from apps.providers.models import CachedAnswer, Provider, Region
 from apps.swarms.actions import lifecycle
 from apps.swarms.models import Swarm, Task
 from apps.tenants.access import principal_of_command
@@ -152,6 +152,7 @@ def make_scene() -> Scene:
     failed = Swarm.objects.get(tenant=tenant, status="failed")
     _advise(tenant)
     _store_archive(tenant)
+    _cache_an_answer(tenant)
     other = Tenant.objects.create(slug=OTHER, name=OTHER.capitalize())
     make_rows(other, 1)
     people["outsider"] = _person("outsider", other, Role.ADMIN)
@@ -198,6 +199,13 @@ def _store_archive(tenant: Tenant) -> None:
     content = gzip.compress(f'{{"swarm": "{NAME}"}}'.encode(), mtime=0)
     key = storages["archive"].save("document.json.gz", ContentFile(content))
     Archive.objects.filter(tenant=tenant).update(key=key, size=len(content))
+
+
+def _cache_an_answer(tenant: Tenant) -> None:
+    CachedAnswer.objects.create(
+        key="0" * 64, tenant=tenant, agent="a", model="m:m", answer="Yes.", size=4,
+        expires_at=timezone.now() + dt.timedelta(days=1),
+    )  # fmt: skip
 
 
 def _ids_of(tenant: Tenant) -> Iterator[str]:
@@ -283,6 +291,9 @@ def bodies(scene: Scene) -> dict[str, Any]:
         "POST /admin/swarms/swarm/<object_id>/grant/": {"person": "the-finance", "gives": "swarm:read", **WHY},
         "POST /admin/tenants/user/<id>/password/": {"password1": "horse battery", "password2": "horse battery"},
         "POST /admin/providers/secretstate/refresh-now/": WHY,
+        "POST /admin/caches/": {
+            "cache": "responses", "tenant": str(scene.tenant.pk), "agent": "*", "model": "*", "confirmed": "yes", **WHY
+        },
         "POST /admin/costs/advice/": {"do": "dismiss", "advice": str(Advice.objects.get().pk), **WHY},
         "POST /admin/costs/ledgerentry/<object_id>/correct/": {"do": "book", "owed": "0", "seen": "1000", **WHY},
         "POST /admin/costs/statement/<slug>/<period>/close/": {"confirm": "2001-02"},
@@ -297,7 +308,7 @@ def bodies(scene: Scene) -> dict[str, Any]:
         "POST /api/v1/webhooks/": hook,
         "PATCH /api/v1/webhooks/<id>/": {"name": "renamed"},
         "POST /api/v1/tokens/": {"tenant": NAME, "name": "new"},
-    }
+    }  # fmt: skip
 
 
 def added(scene: Scene) -> dict[str, dict[str, Any]]:

@@ -125,6 +125,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "close_month": ["--tenant", "acme", "--period", "2026-10"],
     "create_api_token": ["--user", "ada", "--tenant", "acme"],
     "export_chargeback": ["--tenant", "acme", "--period", "2026-10", "--format", "csv", "--output", "/tmp/none.csv"],
+    "invalidate_cache": ["*/*/*"],
     "revoke_api_token": ["swd_Q7mZk2LwXy9"],
     "seed_ledger": ["--rows", "10"],
     "submit_swarm": ["docs/examples/market-brief.yaml", "--tenant", "acme"],

@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from apps.providers import admin_residency, admin_secrets  # noqa: F401  (they register what they show)
+from apps.providers import admin_caches, admin_residency, admin_secrets  # noqa: F401  (they register what they show)
 from apps.providers.admin_regions import reviewed, state_label
 from apps.providers.breaker import State
 from apps.providers.models import HealthStatus, Provider, Region

@@ -1,7 +1,7 @@
 """Forgetting what is cached, by pattern: TENANT/AGENT/PROVIDER:MODEL, where * is any text and ? any character.
 
 An order takes effect at once, in every process: the answers are gone from the table that all of them read, calls that
-began before it no longer share or keep theirs.
+began before it no longer share or keep theirs, and configuration is read anew on a hint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from apps.audit import trail
-from apps.providers.models import Cache, CachedAnswer, Invalidation
+from apps.providers.models import Cache, CachedAnswer, Invalidation, Provider
 from apps.tenants.access import AccessDenied, Principal
 from apps.tenants.models import Tenant
 from apps.tenants.roles import Permission
@@ -30,6 +30,10 @@ _ALLOWED = re.compile(r"[^/\s\[\]]{1,200}\Z")
 
 class BadPattern(ValueError):
     """A pattern that cannot be read; the text is for a person."""
+
+
+class CannotInvalidate(Exception):
+    """The order makes no sense; the text says why, for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,31 @@ def _forget(pattern: Pattern, *, by: trail.Actor, reason: str, now: dt.datetime)
     trail.record(by, "cache:invalidate", order, tenant_id=pattern.tenant_id, reason=reason, details=details)
     notify(Channel.CACHES, {"invalidated": Cache.RESPONSES.value})
     return gone
+
+
+def providers_of(pattern: str) -> list[Provider]:
+    """The enabled providers that a pattern of names means. Raises BadPattern; CannotInvalidate when it is none."""
+    part(pattern, "provider")
+    found = [each for each in Provider.objects.enabled() if _matches(pattern, each.name)]
+    if not found:
+        raise CannotInvalidate(f"There is no enabled provider {pattern!r}.")
+    return found
+
+
+def reload(cache: Cache, pattern: str, *, by: Principal, reason: str, now: dt.datetime) -> list[str]:
+    """Has every process read what it knows of providers anew, by a pattern of names; the names of those providers.
+
+    Raises AccessDenied, BadPattern, CannotInvalidate.
+    """
+    verify_platform(by)
+    with transaction.atomic():
+        found = providers_of(pattern)
+        for provider in found:
+            details = {"cache": cache.value}
+            trail.record(by, "cache:invalidate", provider, tenant_id=None, reason=reason, details=details)
+        notify(Channel.REGIONS)
+        notify(Channel.CACHES, {"invalidated": cache.value})
+    return [provider.name for provider in found]
 
 
 def verify_platform(by: Principal) -> None:

@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
-from apps.providers import switching, traffic
+from apps.providers import cache_usage, switching, traffic
 from apps.providers.breaker import Circuit, Failure, State
+from apps.providers.cache_usage import Counts, Key
 from apps.providers.directory import Directory, Endpoint, Standing
 from apps.providers.errors import ProviderUnavailable
+from apps.providers.models import Cache
 from apps.providers.permits import Permit, Permits
 from apps.providers.probing import Ask, Prober, Trial
 from apps.providers.routing import DEFAULT, Route, RoutingPolicy, find_route
@@ -36,6 +39,8 @@ R = TypeVar("R")
 
 REFRESH_S = 2.0
 REPORT_INTERVAL_S = 0.05
+COUNT_S = 10.0
+"""How often it is added up how often what is known was used."""
 GAP_S = 0.02
 """Shortest time between two refreshes: a burst of hints is answered together."""
 
@@ -108,6 +113,8 @@ class Switchboard:
         self._since_failure: dict[uuid.UUID, int] = {}
         self._full_until: dict[uuid.UUID, float] = {}
         self._called: dict[str, float] = {}
+        self._uses = self._reads = 0
+        self._counted_at = self._read_at = float("-inf")
 
     async def start(self) -> None:
         """Reads the directory, and keeps it fresh from then on. Raises a database error when it cannot be read."""
@@ -148,7 +155,13 @@ class Switchboard:
             raise ProviderUnavailable(f"Provider {provider!r} cannot be called. {route.problem}")
         if peek:
             return Hops(tuple(Hop(self._standings[id]) for id in route.order), pinned, route.last_resort)
-        self._called[provider] = self._loop.time()
+        now = self._called[provider] = self._loop.time()
+        self._uses += 1
+        if now - self._read_at > settings.CONFIGURATION_CACHE_S:
+            raise ProviderUnavailable(
+                "What is known of the regions is too old to be used: the database could not be read for "
+                f"{now - self._read_at:,.0f} s."
+            )
         line.turn += 1
         explores = bool(route.unknown) and self._chance() < self._policy.explore
         hops = tuple(Hop(self._standings[id]) for id in route.turned(line.turn, explore=explores))
@@ -319,8 +332,14 @@ class Switchboard:
         tallies, self._tallies = self._tallies, {}
         if tallies:
             await self._thread.run(lambda: traffic.add(tallies, now=self._now()))
+        if self._uses and self._loop.time() - self._counted_at >= COUNT_S:
+            used: dict[Key, Counts] = {(Cache.CONFIGURATION, None): Counts(hits=self._uses, misses=self._reads)}
+            self._uses, self._reads, self._counted_at = 0, 0, self._loop.time()
+            await self._thread.run(lambda: cache_usage.add(used, now=self._now()))
 
     async def _refresh(self) -> None:
         self._directory = await self._thread.run(lambda: Directory.load(now=self._now()))
+        self._reads += 1
+        self._read_at = self._loop.time()
         self._standings = {each.id: each for group in self._directory.providers.values() for each in group}
         self._lines.clear()
