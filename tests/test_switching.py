@@ -82,6 +82,13 @@ def test_without_any_region_it_is_critical_and_recovers_by_probe(provider: Provi
     assert (provider.health, provider.serving) == ("healthy", "")
 
 
+def test_a_disabled_provider_is_not_announced_as_down(provider: Provider) -> None:
+    Provider.objects.update(is_enabled=False)
+    for name in ("east", "west"):
+        break_(region_of(provider, name))
+    assert events() == [("breaker.opened", "east"), ("breaker.opened", "west")]
+
+
 def test_a_probe_that_fails_is_no_transition_and_puts_the_next_one_off(provider: Provider) -> None:
     east = region_of(provider, "east")
     break_(east)

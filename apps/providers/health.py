@@ -52,11 +52,12 @@ def judge(regions: Sequence[Region]) -> Health:
 def review(provider_id: uuid.UUID, *, now: dt.datetime) -> Health:
     """Judges a provider anew and announces a verdict that changed; in the caller's transaction, last of its writes.
 
-    The provider's row is locked first: of changes to two regions at once, the second to come sees both.
+    Nothing is announced of a disabled provider. The provider's row is locked first: of changes to two regions at once,
+    the second to come sees both.
     """
     provider = Provider.objects.select_for_update(no_key=True).get(pk=provider_id)
     health = judge(list(Region.objects.filter(provider=provider).select_related("breaker")))
-    if (health.status, health.serving) == (provider.health, provider.serving):
+    if not provider.is_enabled or (health.status, health.serving) == (provider.health, provider.serving):
         return health
     data = {
         "provider": provider.name,
