@@ -13,12 +13,14 @@ from django.utils import timezone
 from apps.audit import trail
 from apps.audit.models import AuditEntry
 from apps.events.models import Event
-from apps.providers import switching
+from apps.providers import cache_usage, switching
 from apps.providers.breaker import Failure
+from apps.providers.cache_usage import Counts
 from apps.providers.latency import BOUNDS_S, bucket
 from apps.providers.models import (
     BackendState,
     Breaker,
+    Cache,
     Provider,
     RefreshOrder,
     Region,
@@ -28,7 +30,8 @@ from apps.providers.models import (
     SecretState,
 )
 from apps.providers.quota import Quota
-from apps.tenants.models import User
+from apps.tenants.models import Membership, Tenant, User
+from apps.tenants.roles import Role
 from tests.desk import platform_is_up
 from tests.regions import make_provider, region_of
 from tests.test_console_pages import logged_in, text_of
@@ -312,14 +315,34 @@ def test_many_providers_take_a_fixed_number_of_queries(
             break_(region_of(made, "a"))
 
     more(1, "x")
-    with django_assert_max_num_queries(17):
+    with django_assert_max_num_queries(21):
         root.get("/providers/")
     more(10, "y")
-    with django_assert_max_num_queries(17):
+    with django_assert_max_num_queries(21):
         assert "12 providers" in text_of(root.get("/providers/"))
     client = logged_in(operator)
     with django_assert_max_num_queries(11):
         client.get("/providers/?part=history")
+
+
+def test_caches_show_their_rates_as_far_as_somebody_may_read_costs(
+    root: Client, viewer: User, outsider: User, acme: Tenant, developer: User, provider: Provider
+) -> None:  # P6
+    counts = Counts(hits=30, misses=10, degraded=2, saved=1_500_000_000)
+    tally = {(Cache.RESPONSES, acme.pk): counts, (Cache.CONFIGURATION, None): Counts(hits=3)}
+    cache_usage.add(tally, now=timezone.now())
+    shown = part(root, "caches")
+    assert "Responses 0 0 bytes 75 % 30 hits, 10 misses, warning 2 older answers" in shown
+    assert "$1.50" in shown
+    assert "Configuration 2 100 % 3 hits, 0 misses" in shown
+    seen = part(logged_in(viewer), "caches")
+    assert "75 %" in seen
+    assert "Configuration" not in seen
+    other = part(logged_in(outsider), "caches")
+    assert "nothing looked up" in other
+    assert "75 %" not in other
+    Membership.objects.filter(user=developer).update(role=Role.COMPLIANCE)  # sees swarms, and no costs
+    assert "Caches" not in text_of(logged_in(developer).get("/providers/"))
 
 
 # -- what platform admins do -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from django.urls import reverse
 from apps.console import providers
 from apps.console.sentences import sentence
 from apps.console.views.base import ConsoleView, Page, typed
+from apps.providers import cache_standings
 from apps.providers.acts import ACTS
 from apps.providers.history import history
 from apps.providers.models import Provider, Region
@@ -31,7 +32,10 @@ LONGEST_REASON = 500
 
 
 class Providers(Page):
-    """``/providers/``: for all who may see a swarm anywhere; keys and buttons are for platform admins."""
+    """``/providers/``: for all who may see a swarm anywhere; keys and buttons are for platform admins.
+
+    Caches are shown as far as the principal may read costs.
+    """
 
     template_name: ClassVar[str] = "console/providers.html"
     section = "providers"
@@ -46,10 +50,22 @@ class Providers(Page):
         parts: dict[str, Callable[[], dict[str, Any]]] = {"providers": self.providers, "history": self.history}
         if self.principal.everything:
             parts["keys"] = self.keys
+        if self.may_read_costs:
+            parts["caches"] = self.caches
         return parts
 
     def context(self) -> dict[str, Any]:
-        return {"may_act": self.principal.everything, "acts": ACTS, "longest_reason": LONGEST_REASON}
+        return {
+            "may_act": self.principal.everything,
+            "may_read_costs": self.may_read_costs,
+            "acts": ACTS,
+            "longest_reason": LONGEST_REASON,
+        }
+
+    @cached_property
+    def may_read_costs(self) -> bool:
+        """What caches saved is money, and whose answers they keep is a tenant's business."""
+        return self.principal.can_anywhere(Permission.COST_READ)
 
     @cached_property
     def shown_providers(self) -> PageOfRows[Provider]:
@@ -68,6 +84,9 @@ class Providers(Page):
         lines = providers.key_lines(list(self.shown_providers.object_list))
         down = {line.backend.name: line.backend for line in lines if line.backend and line.backend.down_since}
         return {"keys": lines, "down": list(down.values())}
+
+    def caches(self) -> dict[str, Any]:
+        return {"caches": cache_standings.standings(self.principal, now=self.now)}
 
     def history(self) -> dict[str, Any]:
         asked = self.request.GET
