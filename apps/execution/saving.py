@@ -119,8 +119,9 @@ def find_repeated_calls(now: dt.datetime, thresholds: Thresholds) -> Iterator[Fi
             key=f"{agent} {model}",
             text=(
                 f"{agent} was given {prompts:,} prompts more than once, one of them {most:,} times: {repeats:,} tasks "
-                f"were solved by {model} again. In the spec, drop repeated items of for_each, or do the work in one "
-                "step and let others need it."
+                f"were solved by {model} again. In the spec, let {agent} answer from the cache "
+                "(cache: {answers: true}), drop repeated items of for_each, or do the work in one step and let others "
+                "need it."
             ),
             saving=saving,
             first=first,

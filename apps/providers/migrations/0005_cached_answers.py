@@ -49,7 +49,7 @@ class Migration(migrations.Migration):
             name='CacheUsage',
             fields=[
                 ('id', models.UUIDField(default=portal.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('cache', models.CharField(choices=[('responses', 'Responses'), ('configuration', 'Configuration'), ('catalogue', 'Model catalogue')], max_length=20)),
+                ('cache', models.CharField(choices=[('responses', 'Responses'), ('configuration', 'Configuration')], max_length=20)),
                 ('starts_at', models.DateTimeField()),
                 ('hits', models.BigIntegerField(default=0)),
                 ('misses', models.BigIntegerField(default=0)),

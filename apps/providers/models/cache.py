@@ -21,7 +21,6 @@ class Cache(models.TextChoices):
 
     RESPONSES = "responses"
     CONFIGURATION = "configuration"
-    CATALOGUE = "catalogue", "Model catalogue"
 
 
 class CachedAnswerQuerySet(models.QuerySet["CachedAnswer"]):

@@ -18,7 +18,7 @@ from portal.commands import WetRunMixin
 class Command(WetRunMixin, BaseCommand):
     help = (
         "Forgets the cached answers that a pattern means, in every process at once: TENANT/AGENT/PROVIDER:MODEL, where "
-        "* is any text and ? any character, such as 'acme/*/openai:*'. For the other caches the pattern is one of "
+        "* is any text and ? any character, such as 'acme/*/openai:*'. For the configuration the pattern is one of "
         "names of providers, such as 'openai' or '*'; every process then reads it anew within seconds."
     )
     refusals = (BadPattern, CannotInvalidate)
