@@ -15,6 +15,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from apps.costs.models import Kind, LedgerEntry
 from apps.costs.reserving import CallRequest, Settlement, reserve, settle
+from apps.providers.models import Provider
 from apps.swarms import progress
 from apps.swarms.actions import lifecycle
 from apps.swarms.actions.submit import submit
@@ -314,6 +315,13 @@ def test_a_task_says_when_its_retry_is_due(brief: Swarm) -> None:
     assert reasons(brief)["gather[0]"] == "Attempt 1 failed; the next one is due at 12:00:05 UTC."
 
 
+def test_a_task_says_which_runners_alone_may_take_it(brief: Swarm) -> None:
+    Provider.objects.filter(name="simulated").update(secret_name="EU_KEY", worker_classes=["agents-eu"])
+    assert (
+        reasons(brief)["gather[2]"] == "It waits for a runner of the class agents-eu, which alone may call simulated."
+    )
+
+
 def test_a_task_says_what_holds_its_whole_swarm(brief: Swarm) -> None:
     lifecycle.pause(brief, by=BY, reason="budget review", now=NOW)
     assert set(reasons(brief).values()) == {"Its swarm is paused: budget review"}
@@ -321,11 +329,11 @@ def test_a_task_says_what_holds_its_whole_swarm(brief: Swarm) -> None:
     assert set(reasons(brief).values()) == {"Its swarm is queued: The pool is full."}
 
 
-def test_reasons_of_many_tasks_take_one_query(
+def test_reasons_of_many_tasks_take_two_queries(
     acme: Tenant, brief: Swarm, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     make_swarm(acme, [StepOf("a"), StepOf("b", needs=["a"]), StepOf("c", needs=["a", "b"])])
     tasks = list(Task.objects.named())
-    with django_assert_num_queries(1):
+    with django_assert_num_queries(2):
         found = waiting_reasons(tasks)
     assert {task.key: found[task.pk] for task in tasks}["c"] == "It needs a, b."

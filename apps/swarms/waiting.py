@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from apps.providers.models import Provider
 from apps.swarms.models import Step, Swarm, SwarmStatus, Task, TaskStatus
 
 _NOT_YET = frozenset({TaskStatus.PENDING, TaskStatus.READY, TaskStatus.WAITING})
 
 
 def waiting_reason(task: Task) -> str:
-    """Why it does not run yet; empty for a task that runs or is over. At most one query, with what it names loaded."""
+    """Why it does not run yet; empty when it runs or is over. At most two queries, with what it names loaded."""
     return waiting_reasons([task])[task.pk]
 
 
 def waiting_reasons(tasks: Iterable[Task]) -> dict[uuid.UUID, str]:
-    """The reason of each task, by id. At most one query when they were read with ``TaskQuerySet.named()``."""
+    """The reason of each task, by id. At most two queries when they were read with ``TaskQuerySet.named()``."""
     rows = list(tasks)
     needing = [t for t in rows if t.status == TaskStatus.PENDING and t.step.open_needs and not _of_swarm(t.swarm)]
     open_steps: dict[tuple[uuid.UUID, str], Step] = {}
     if needing:
         for step in Step.objects.filter(swarm__in={task.swarm_id for task in needing}, tasks_open__gt=0):
             open_steps[step.swarm_id, step.name] = step
-    return {task.pk: _reason(task, open_steps) if task.status in _NOT_YET else "" for task in rows}
+    ready = {_provider(t) for t in rows if t.status == TaskStatus.READY and not _of_swarm(t.swarm)}
+    classes = Provider.objects.served_by_few(ready) if ready else {}
+    return {task.pk: _reason(task, open_steps, classes) if task.status in _NOT_YET else "" for task in rows}
 
 
-def _reason(task: Task, open_steps: dict[tuple[uuid.UUID, str], Step]) -> str:
+def _provider(task: Task) -> str:
+    return task.agent.model.partition(":")[0]
+
+
+def _reason(task: Task, open_steps: Mapping[tuple[uuid.UUID, str], Step], classes: Mapping[str, Sequence[str]]) -> str:
     if reason := _of_swarm(task.swarm):
         return reason
     if task.status == TaskStatus.READY:
+        if few := classes.get(_provider(task)):
+            return f"It waits for a runner of the class {' or '.join(few)}, which alone may call {_provider(task)}."
         return "It waits for a runner to take it."
     if task.status == TaskStatus.WAITING:
         due = f" at {task.ready_at:%H:%M:%S} UTC" if task.ready_at else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
@@ -56,6 +57,11 @@ class ProviderQuerySet(models.QuerySet["Provider"]):
     def with_keys(self) -> ProviderQuerySet:
         """The enabled ones that need a key."""
         return self.enabled().exclude(secret_name="")
+
+    def served_by_few(self, names: Collection[str]) -> dict[str, list[str]]:
+        """Of these names, the providers that not every runner may call: the classes of processes that may."""
+        keyed = self.with_keys().filter(name__in=names).exclude(worker_classes=agents_only())
+        return dict(keyed.values_list("name", "worker_classes"))
 
 
 class Provider(models.Model):
