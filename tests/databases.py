@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
+from asgiref.sync import SyncToAsync
 from django.conf import settings
 from django.db import connection, connections
 
@@ -101,5 +102,7 @@ def database_in_use(url: str) -> Iterator[None]:
         try:
             yield
         finally:
+            # The thread that asynchronous code runs Django on outlives the test, and would keep its connection.
+            SyncToAsync.single_thread_executor.submit(connections.close_all).result()
             connection.close()
             connection.settings_dict["NAME"] = connections.settings["default"]["NAME"] = usual
