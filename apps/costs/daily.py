@@ -87,10 +87,12 @@ def _statement(tail: Tail) -> str:
         for key in _BESIDE.values()
         for measure in _MEASURES
     ]
+    sums = ", ".join(f"sum({name})::bigint AS {name}" for name in columns)
     return f"""
         WITH tail AS MATERIALIZED (SELECT *, 1 AS entries FROM ({tail.sql}) AS tail), line AS (
-            SELECT day, {", ".join(columns)} FROM costs_daytotal d
-            WHERE {of("d", tail.tenants)} AND day BETWEEN %(first)s AND %(last)s
+            -- Summed by itself: nearly all rows are here, and this alone can be done by several processes.
+            SELECT day, {sums} FROM costs_daytotal d
+            WHERE {of("d", tail.tenants)} AND day BETWEEN %(first)s AND %(last)s GROUP BY day
             UNION ALL
             SELECT day, {by_kind("amount")}, 0, count(*), sum(input_tokens)::bigint, sum(output_tokens)::bigint,
                 {", ".join(behind)}
@@ -103,5 +105,5 @@ def _statement(tail: Tail) -> str:
                 WHERE s.tenant_id = t.tenant_id AND s.start = t.day AND s.swarm_id = t.swarm_id
             ) GROUP BY t.day
         )
-        SELECT day, {", ".join(f"sum({name})::bigint" for name in columns)} FROM line GROUP BY day
+        SELECT day, {sums} FROM line GROUP BY day
     """

@@ -165,7 +165,7 @@ def _existing(ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
 
 
 def _hold(calls: Sequence[CallRequest], asks: dict[uuid.UUID, Ask], *, now: dt.datetime) -> None:
-    """Writes the reservations, and adds those that are new to their periods."""
+    """Writes the reservations, and adds those that are new to their periods, in one statement."""
     if not calls:
         return
     rows = sorted(calls, key=lambda call: call.id)
@@ -174,46 +174,41 @@ def _hold(calls: Sequence[CallRequest], asks: dict[uuid.UUID, Ask], *, now: dt.d
         # settlement waits for the periods locked here.
         cursor.execute(
             """
-            INSERT INTO costs_reservation (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, run,
-                                           amount, period_ids, created_at, expires_at)
-            SELECT c.id, c.tenant_id, c.subject_id, c.swarm_id, c.task_id, c.attempt_id, c.agent, c.model, c.run,
-                   c.amount, c.period_ids::bigint[], %s, c.expires_at
-            FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[],
-                        %s::text[], %s::bigint[], %s::text[], %s::timestamptz[])
-                     AS c (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, run,
-                           amount, period_ids, expires_at)
-            WHERE NOT EXISTS (SELECT FROM costs_reservation r WHERE r.id = c.id)
-            ON CONFLICT DO NOTHING
-            RETURNING id
-            """,
-            [
-                now,
-                [call.id for call in rows],
-                [call.tenant_id for call in rows],
-                [call.subject_id for call in rows],
-                [call.swarm_id for call in rows],
-                [call.task_id for call in rows],
-                [call.attempt_id for call in rows],
-                [call.agent for call in rows],
-                [call.model for call in rows],
-                [call.run for call in rows],
-                [call.amount for call in rows],
-                ["{" + ",".join(map(str, asks[call.id].period_ids)) + "}" for call in rows],
-                [call.expires_at for call in rows],
-            ],
-        )
-        added: dict[int, int] = {}
-        for (call_id,) in cursor.fetchall():
-            for period_id in asks[call_id].period_ids:
-                added[period_id] = added.get(period_id, 0) + asks[call_id].amount
-        if added:
-            cursor.execute(
-                """
-                UPDATE costs_budgetperiod p SET reserved = p.reserved + a.amount, updated_at = %s
-                FROM unnest(%s::bigint[], %s::bigint[]) AS a (id, amount) WHERE p.id = a.id
-                """,
-                [now, list(added), list(added.values())],
+            WITH held AS (
+                INSERT INTO costs_reservation (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model,
+                                               run, amount, period_ids, created_at, expires_at)
+                SELECT c.id, c.tenant_id, c.subject_id, c.swarm_id, c.task_id, c.attempt_id, c.agent, c.model, c.run,
+                       c.amount, c.period_ids::bigint[], %(now)s, c.expires_at
+                FROM unnest(%(ids)s::uuid[], %(tenants)s::uuid[], %(subjects)s::uuid[], %(swarms)s::uuid[],
+                            %(tasks)s::uuid[], %(attempts)s::uuid[], %(agents)s::text[], %(models)s::text[],
+                            %(runs)s::text[], %(amounts)s::bigint[], %(periods)s::text[], %(ends)s::timestamptz[])
+                         AS c (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, run,
+                               amount, period_ids, expires_at)
+                WHERE NOT EXISTS (SELECT FROM costs_reservation r WHERE r.id = c.id)
+                ON CONFLICT DO NOTHING
+                RETURNING amount, period_ids
+            ), added AS (
+                SELECT id, sum(amount)::bigint AS amount FROM held CROSS JOIN unnest(period_ids) AS id GROUP BY id
             )
+            UPDATE costs_budgetperiod p SET reserved = p.reserved + added.amount, updated_at = %(now)s
+            FROM added WHERE p.id = added.id
+            """,
+            {
+                "now": now,
+                "ids": [call.id for call in rows],
+                "tenants": [call.tenant_id for call in rows],
+                "subjects": [call.subject_id for call in rows],
+                "swarms": [call.swarm_id for call in rows],
+                "tasks": [call.task_id for call in rows],
+                "attempts": [call.attempt_id for call in rows],
+                "agents": [call.agent for call in rows],
+                "models": [call.model for call in rows],
+                "runs": [call.run for call in rows],
+                "amounts": [call.amount for call in rows],
+                "periods": ["{" + ",".join(map(str, asks[call.id].period_ids)) + "}" for call in rows],
+                "ends": [call.expires_at for call in rows],
+            },
+        )
 
 
 def _announce_exhausted(refused: dict[int, CallRequest], periods: dict[int, _Locked], *, now: dt.datetime) -> None:

@@ -143,15 +143,21 @@ class _Row:
 def _quota(region_id: uuid.UUID) -> Iterator[_Row]:
     """What the region has granted, under lock; written when it was changed. A region that is gone has no limits."""
     with transaction.atomic():
-        region = Region.objects.filter(pk=region_id).first()
-        if region is None:
+        kept = _locked(region_id)
+        if kept is None and Region.objects.filter(pk=region_id).exists():
+            RegionQuota.objects.bulk_create([RegionQuota(region_id=region_id)], ignore_conflicts=True)
+            kept = _locked(region_id)
+        if kept is None:
             yield _Row(Limits(), Quota())
             return
-        RegionQuota.objects.bulk_create([RegionQuota(region_id=region_id)], ignore_conflicts=True)
-        kept = RegionQuota.objects.select_for_update().get(pk=region_id)
-        row = _Row(region.limits, Quota.of_json(kept.quota))
+        row = _Row(kept.region.limits, Quota.of_json(kept.quota))
         before = row.quota
         yield row
         if row.quota is not before:
             kept.quota = row.quota.as_json()
             kept.save(update_fields=["quota"])
+
+
+def _locked(region_id: uuid.UUID) -> RegionQuota | None:
+    rows = RegionQuota.objects.select_for_update(of=("self",)).select_related("region")
+    return rows.filter(region_id=region_id).first()
