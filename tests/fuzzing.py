@@ -19,6 +19,7 @@ import hypothesis
 import schemathesis
 from django.db import transaction
 from django.test import Client
+from django.urls import Resolver404
 from hypothesis import HealthCheck, Phase, errors
 from jsonschema import Draft202012Validator
 
@@ -121,7 +122,7 @@ class Fuzzer:
         status = response.status_code
         if status >= 500:
             return f"{status}: {getattr(response, 'exc_info', None) and response.exc_info[1]!r}"
-        if response.resolver_match is None or not _is_of(response.resolver_match.route, operation.path):
+        if not _is_of(_route(response), operation.path):
             return "" if status == 404 else f"{status} from elsewhere"
         promised = openapi()["paths"][operation.path][operation.method.lower()]["responses"].get(str(status))
         if promised is None:
@@ -140,6 +141,14 @@ class Fuzzer:
             self.validators[key] = Draft202012Validator(schema)
         error = next(self.validators[key].iter_errors(response.json()), None)
         return f"{status} breaks the schema at {list(error.absolute_path)}: {error.message}" if error else ""
+
+
+def _route(response: Any) -> str:
+    """The pattern of the address that was answered; empty where none matched."""
+    try:
+        return response.resolver_match.route if response.resolver_match else ""
+    except Resolver404:
+        return ""
 
 
 def _query(given: Any) -> str:
