@@ -1,11 +1,14 @@
-"""A folder of secrets as Kubernetes mounts it: ``python -m tests.mounted FOLDER NAME TEXT TEXT`` swaps it often.
+"""A folder of secrets as Kubernetes mounts it: ``python -m tests.mounted FOLDER NAME TEXT TEXT`` swaps it until
+its input ends, and 300 times at least.
 
 A new folder is written beside the old one, and one symbolic link is renamed over the one that leads to it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -25,5 +28,7 @@ def swap(folder: Path, number: int, **files: str) -> None:
 
 
 if __name__ == "__main__":
-    for turn in range(SWAPS):
+    for turn in itertools.count():
+        if turn >= SWAPS and select.select([sys.stdin], [], [], 0)[0]:
+            break
         swap(Path(sys.argv[1]), turn + 1000, **{sys.argv[2]: sys.argv[3 + turn % 2]})
