@@ -147,13 +147,14 @@ def _objects(folder: str, **parameters: str) -> dict[str, Any]:
         from portal.storage import bucket_options
 
         options = bucket_options(STORAGE_BUCKET, STORAGE_ENDPOINT_URL, location=folder, object_parameters=parameters)
-        return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+        return {"BACKEND": "portal.bucket.BucketStorage", "OPTIONS": options}
     return {"BACKEND": "portal.storage.WholeFileStorage", "OPTIONS": {"location": str(DATA_DIR / folder)}}
 
 
 STORAGES = {
     "default": _objects("storage"),
     "archive": _objects("archive", ContentType="application/gzip"),
+    "artifacts": _objects("artifacts"),
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 STATIC_URL = "static/"

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from django.core.files.base import File
-from django.core.files.storage import FileSystemStorage
+from django.core.files.storage import FileSystemStorage, Storage
+
+
+class Described(File):  # type: ignore[type-arg]
+    """A file to store, with its media type and what else a bucket keeps beside it as the object's metadata (ASCII).
+
+    Local files have no place for either: the row that names such a file says the same, and a copy of the folder is of
+    no use without the database anyhow. In a bucket they serve who looks at it with other tools, and its own rules.
+    """
+
+    def __init__(self, file: IO[bytes], *, media_type: str, metadata: Mapping[str, str]) -> None:
+        super().__init__(file)
+        self.content_type = media_type
+        self.metadata = dict(metadata)
+
+
+def stream(storage: Storage, name: str) -> Any:
+    """What is stored under a name, to ``read(size)`` from front to back and ``close``; nothing is read in advance.
+
+    Raises FileNotFoundError.
+    """
+    file = storage.open(name)
+    # A file of django-storages loads all of the object before the first byte can be read.
+    found = getattr(file, "obj", None)
+    return file if found is None else found.get()["Body"]
 
 
 class WholeFileStorage(FileSystemStorage):

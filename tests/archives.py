@@ -22,10 +22,14 @@ REASON = "It wrote poems."
 
 
 def files_in(directory: Path) -> dict[str, dict[str, Any]]:
-    """``STORAGES`` with archives in files of this directory."""
+    """``STORAGES`` with archives in files of this directory, and artifacts below it."""
     return {
         "default": {"BACKEND": "portal.storage.WholeFileStorage", "OPTIONS": {"location": str(directory / "other")}},
         "archive": {"BACKEND": "portal.storage.WholeFileStorage", "OPTIONS": {"location": str(directory)}},
+        "artifacts": {
+            "BACKEND": "portal.storage.WholeFileStorage",
+            "OPTIONS": {"location": str(directory / "artifacts")},
+        },
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     }
 

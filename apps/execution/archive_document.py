@@ -53,7 +53,7 @@ TASK = (
 )  # fmt: skip
 ATTEMPT = (
     "id", "number", "runner_id", "started_at", "finished_at", "outcome", "failure_code", "error", "context", "requests",
-    "input_tokens", "output_tokens",
+    "input_tokens", "output_tokens", "files_created",
 )  # fmt: skip
 COST = ("llm", "infrastructure", "storage", "adjustment", "total")
 EVENT = ("id", "at", "kind", "task_id", "data")

@@ -42,3 +42,10 @@ class PolicyDenied(Exception):
 
 class RuntimeMisconfigured(Exception):
     """The agent cannot run as it is specified."""
+
+
+class ArtifactUnreadable(Exception):
+    """The bytes of an artifact cannot be had: they are gone, changed, or their store does not answer."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The file {name} cannot be read: {reason}.")
