@@ -36,6 +36,7 @@ SHOWN_ON_ANOTHER_PAGE = {
     "costs.Advice",
     "costs.CentreRule",
     "costs.StatementLine",
+    "execution.LooseObject",
     "providers.BackendState",
     "providers.RefreshOrder",
     "providers.Breaker",

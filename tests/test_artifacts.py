@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -211,15 +212,16 @@ def test_changed_bytes_in_the_database_are_noticed(task: Task) -> None:
 def test_what_is_kept_in_memory_is_a_piece_of_it(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_artifact(task, "plan.txt", LARGE, stored=True)
     asked: list[int] = []
-    opened = storages["artifacts"].open(made.key)
-    read = opened.read
+    opened = io.BytesIO(LARGE)
 
-    def noted(size: int) -> Any:
-        asked.append(size)
-        return read(size)
+    class Noting:
+        def read(self, size: int) -> bytes:
+            asked.append(size)
+            return opened.read(size)
 
-    monkeypatch.setattr(opened, "read", noted)
-    monkeypatch.setattr(storages["artifacts"], "open", lambda name: opened)
+        close = opened.close
+
+    monkeypatch.setattr(storages["artifacts"], "open", lambda name: Noting())
     with made.open() as file:
         assert file.read(10) == LARGE[:10]
     assert asked == [256 * 1024]
