@@ -31,8 +31,8 @@ async def _board() -> None:
     await clients.aclose()
 
 
-async def _permits(region_id: str, calls: int, call_s: float) -> None:
-    """Takes ``calls`` permits as fast as it gets them; prints when each call began and ended."""
+async def _permits(region_id: str, calls: int, call_s: float, callers: int) -> None:
+    """Takes ``calls`` permits as fast as it gets them, each caller one after another; prints when they were used."""
     from django.utils import timezone
 
     from apps.providers.permits import Permit, Permits
@@ -57,7 +57,11 @@ async def _permits(region_id: str, calls: int, call_s: float) -> None:
         seen.append((began, time.time()))
         permits.end(answer, 100)
 
-    await asyncio.gather(*(one() for _ in range(calls)))
+    async def caller(number: int) -> None:
+        for _ in range(number, calls, callers):
+            await one()
+
+    await asyncio.gather(*map(caller, range(callers)))
     await permits.drain()
     await thread.aclose()
     print(json.dumps(seen), flush=True)  # noqa: T201
@@ -78,7 +82,7 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["board"]:
             asyncio.run(_board())
-        case ["permits", region_id, calls, call_s]:
-            asyncio.run(_permits(region_id, int(calls), float(call_s)))
+        case ["permits", region_id, calls, call_s, callers]:
+            asyncio.run(_permits(region_id, int(calls), float(call_s), int(callers)))
         case ["claim", region_id, lease_s]:
             _claim(region_id, float(lease_s))

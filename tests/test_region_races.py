@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from django.utils import timezone
 from apps.events.models import Event
 from apps.providers import switching
 from apps.providers.breaker import Failure
-from apps.providers.models import Provider, Region
+from apps.providers.models import Provider, Region, RegionQuota
+from apps.providers.permits import LEASE_S
+from apps.providers.quota import Quota, Use
 from tests.regions import make_provider, region_of
 from tests.running import ROOT, simulator, wait_until
 
@@ -111,12 +114,63 @@ def test_three_processes_never_exceed_a_limit_nor_leave_it_unused(
     spawn: Spawn, limits: dict[str, int], granted: int, at_once: int
 ) -> None:
     with limited(**limits) as east:
-        hammers = [spawn("permits", str(east.pk), "20", "0.01") for _ in range(3)]
-        assert [line(each) for each in hammers] == ["ready"] * 3
-        for each in hammers:
-            assert each.stdin is not None
-            each.stdin.write("go\n")
-            each.stdin.flush()
-        calls = [tuple(call) for each in hammers for call in json.loads(line(each))]
+        calls = hammered([spawn("permits", str(east.pk), "20", "0.01", "20") for _ in range(3)])
     assert len(calls) == granted
-    assert max(sum(began <= at < ended for began, ended in calls) for at, _ in calls) <= at_once
+    assert most_at_once(calls) <= at_once
+
+
+@pytest.mark.parametrize(
+    ("limits", "granted", "at_once"),
+    [
+        ({"requests_per_minute": 250}, 250, 15),
+        ({"tokens_per_minute": 25_000}, 250, 15),
+        ({"requests_per_minute": 10_000, "concurrency": 12}, 300, 12),
+    ],
+    ids=["requests", "tokens", "concurrency"],
+)
+def test_leave_in_advance_is_within_the_limits_and_what_is_not_used_serves_others(
+    spawn: Spawn, limits: dict[str, int], granted: int, at_once: int
+) -> None:
+    with limited(**limits) as east:
+        calls = hammered([spawn("permits", str(east.pk), "100", "0.005", "5") for _ in range(3)])
+        use = Quota.of_json(RegionQuota.objects.get(region=east).quota).in_use(now=time.time())
+    assert len(calls) == granted
+    assert most_at_once(calls) <= at_once
+    assert use == Use(granted, granted * 100, 0)
+
+
+def test_leave_of_a_process_that_is_killed_serves_others_after_its_lease(spawn: Spawn) -> None:
+    with limited(concurrency=40) as east:
+        doomed = spawn("permits", str(east.pk), "1000", "0.01", "20")
+        assert line(doomed) == "ready"
+        go(doomed)
+
+        def quota() -> Quota:
+            row = RegionQuota.objects.filter(region=east).first()
+            return Quota.of_json(row.quota) if row else Quota()
+
+        wait_until(lambda: quota().in_use(now=time.time()).calls > 20, what="leave in advance")
+        doomed.kill()
+        doomed.wait()
+        left, now = quota(), time.time()
+        most = {"asks": [1] * 50, "holder": "another", "holding": 0, "lease_s": 20}
+        assert left.take(east.limits, now=now, **most)[1].granted == 40 - left.in_use(now=now).calls  # type: ignore[arg-type]
+        assert left.take(east.limits, now=now + LEASE_S, **most)[1].granted == 40  # type: ignore[arg-type]
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def hammered(hammers: list[subprocess.Popen[str]]) -> list[tuple[float, float]]:
+    """When the calls of these hammers began and ended."""
+    assert [line(each) for each in hammers] == ["ready"] * len(hammers)
+    for each in hammers:
+        go(each)
+    return [(began, ended) for each in hammers for began, ended in json.loads(line(each))]
+
+
+def most_at_once(calls: list[tuple[float, float]]) -> int:
+    return max(sum(began <= at < ended for began, ended in calls) for at, _ in calls)

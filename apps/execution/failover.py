@@ -149,7 +149,7 @@ class _Way:
                 self.sent = 0
             if self.permit is None or board.is_fresh(self.permit):
                 return True
-            self._drop_permit(used=0)
+            self._drop_permit(used=0, sent=False)
 
     async def _take_one(self, found: Hops) -> float | None:
         """Sets ``hop`` to the first that takes the call; else in how many seconds one may, None when none is left."""
@@ -266,9 +266,9 @@ class _Way:
             self.line.board.gave_up(self.hop)
         if self.money is not None:
             self.money.release()
-        self._drop_permit(used=0)
+        self._drop_permit(used=0, sent=False)
 
-    def _drop_permit(self, *, used: int | None) -> None:
+    def _drop_permit(self, *, used: int | None, sent: bool = True) -> None:
         if self.permit is not None:
-            self.line.board.ended(self.permit, used)
+            self.line.board.ended(self.permit, used, sent=sent)
             self.permit = None

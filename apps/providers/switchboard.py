@@ -192,9 +192,9 @@ class Switchboard:
         """Whether the permit may still be used."""
         return permit.is_fresh(self._now())
 
-    def ended(self, permit: Permit, used_tokens: int | None) -> None:
-        """The call with this permit is over; ``used_tokens`` None: nobody knows."""
-        self._permits.end(permit, used_tokens)
+    def ended(self, permit: Permit, used_tokens: int | None, *, sent: bool = True) -> None:
+        """The call with this permit is over; ``used_tokens`` None: nobody knows. ``sent`` False: it was not made."""
+        self._permits.end(permit, used_tokens, sent=sent)
 
     def _find_line(self, provider: str, pinned: frozenset[str] | None) -> _Line:
         standings = self._directory.providers.get(provider)
@@ -322,7 +322,7 @@ class Switchboard:
             try:
                 await self._flush()
                 await self._refresh()
-                await self._permits.renew()
+                self._permits.renew()
                 self._prober.expire()
                 self._prober.look(list(self._standings.values()), lambda name: self._called.get(name, -1e9))
             except (DatabaseError, InterfaceError) as error:

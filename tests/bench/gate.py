@@ -2,7 +2,8 @@
 
 The same requests to the same simulated endpoint, bare and with everything on: routing over three regions, breakers,
 region limits, a reservation in two hard budgets, settlement and ledger. Milliseconds of latency per call at 1, 50 and
-200 calls at once. Calls begin evenly spread, so that what is measured is a call and not a stampede.
+200 calls at once. Calls begin evenly spread, so that what is measured is a call and not a stampede. Besides,
+milliseconds of processor time per call: of the calling process, bare and governed, and of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class Row:
     bare_p99: float
     gate_p50: float
     gate_p99: float
+    bare_processor: float
+    gate_processor: float
+    postgres_processor: float
 
     @property
     def added_p50(self) -> float:
@@ -76,7 +80,7 @@ def request(number: int) -> tuple[Any, Any, Any]:
     return [ModelRequest([UserPromptPart(text)])], ModelSettings(max_tokens=300), ModelRequestParameters()
 
 
-async def measure(tenant: Any, latency_s: float, seconds: float) -> list[Row]:
+async def measure(place: Setting, tenant: Any, latency_s: float, seconds: float) -> list[Row]:
     from django.utils import timezone
 
     from apps.costs import reserving
@@ -142,7 +146,13 @@ async def measure(tenant: Any, latency_s: float, seconds: float) -> list[Row]:
         await load(warm, 20, latency_s, 1.0)
     for at_once in AT_ONCE:
         run = partial(load, at_once=at_once, latency_s=latency_s, seconds=seconds)
-        plain, all_on = await run(bare), await run(governed)
+        used = [time.process_time()]
+        plain = await run(bare)
+        used.append(time.process_time())
+        before = place.cost([])
+        all_on = await run(governed)
+        used.append(time.process_time())
+        database = place.cost([]) - before
         rows.append(
             Row(
                 at_once,
@@ -151,6 +161,9 @@ async def measure(tenant: Any, latency_s: float, seconds: float) -> list[Row]:
                 quantile(plain, 0.99),
                 quantile(all_on, 0.5),
                 quantile(all_on, 0.99),
+                (used[1] - used[0]) / len(plain) * 1e3,
+                (used[2] - used[1]) / len(all_on) * 1e3,
+                database.postgres / len(all_on) * 1e3,
             )
         )
     for batcher in (reserver, writer):
@@ -192,16 +205,18 @@ def main() -> None:
 
             Region.objects.update(requests_per_minute=None, tokens_per_minute=None, concurrency=None)
         with place.simulator(options.latency_ms):
-            rows = asyncio.run(measure(tenant, options.latency_ms / 1e3, options.seconds))
+            rows = asyncio.run(measure(place, tenant, options.latency_ms / 1e3, options.seconds))
     if options.json:
         print(json.dumps([{**asdict(row), "added_p50": row.added_p50, "added_p99": row.added_p99} for row in rows]))
         return
-    heads = ("at once", "calls", "bare p50", "p99", "gate p50", "p99", "added p50", "p99")
-    print("".join(f"{head:>{width}}" for head, width in zip(heads, (8, 8, 10, 8, 10, 8, 11, 8), strict=True)))
+    heads = ("at once", "calls", "bare p50", "p99", "gate p50", "p99", "added p50", "p99", "CPU bare", "gate", "db")
+    widths = (8, 8, 10, 8, 10, 8, 11, 8, 10, 7, 7)
+    print("".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)))
     for row in rows:
         print(
             f"{row.at_once:>8}{row.calls:>8}{row.bare_p50:>10.1f}{row.bare_p99:>8.1f}{row.gate_p50:>10.1f}"
             f"{row.gate_p99:>8.1f}{row.added_p50:>11.1f}{row.added_p99:>8.1f}"
+            f"{row.bare_processor:>10.2f}{row.gate_processor:>7.2f}{row.postgres_processor:>7.2f}"
         )
 
 
