@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from _pytest.nodeid import NodeId
 
 from portal.embedded import SETTINGS, Server
 
@@ -113,6 +114,21 @@ def _migrate(name: str) -> None:
     connection.settings_dict["NAME"] = name
     call_command("migrate", verbosity=0, interactive=False)
     connection.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of a group run in one process of a parallel run, which sets up what they share once.
+
+    pytest-xdist 3.8 puts the group into ``_nodeid``, which pytest 9.2 reads no more: each test would go anywhere.
+    """
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        if grouped := item.__dict__.get("_nodeid"):
+            item._id = NodeId.parse(grouped)
+        if item.get_closest_marker("xdist_group") and "@" not in item.nodeid.rpartition("]")[2]:
+            raise pytest.UsageError(f"{item.nodeid} is in a group that pytest-xdist would not see.")
 
 
 @contextmanager
