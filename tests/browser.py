@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
+"""In order of preference: the first is the same engine without a desktop's parts, at half the processor time."""
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -149,9 +150,9 @@ def chromium() -> Iterator[Browser]:
 
     It ends with its module, because the event loop that it keeps in this thread would be in the way of async tests.
     """
-    path = CHROMIUM if Path(CHROMIUM).exists() else shutil.which("chromium") or shutil.which("google-chrome")
+    path = next(filter(None, map(shutil.which, (os.environ.get("CHROMIUM", ""), *BROWSERS))), None)
     if not path:
-        pytest.skip("no Chromium: install it (apt-get install chromium) or name one in CHROMIUM, and run again")
+        pytest.skip("no Chromium: apt-get install chromium-headless-shell, or name one in CHROMIUM, and run again")
     with _playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         try:

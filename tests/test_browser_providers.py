@@ -110,7 +110,7 @@ def test_a_breaker_opened_in_one_page_shows_in_every_other_without_a_reload(
     assert other.page.is_visible(f"#table-{east.pk} table"), "what was unfolded stays so"
     # Drawn anew with each update, a moment after the canvas is there.
     other.page.wait_for_function(
-        "canvas => Chart.getChart(canvas)?.data.labels.length === 60", arg=f"#region-{east.pk} canvas"
+        "at => Chart.getChart(document.querySelector(at))?.data.labels.length === 60", arg=f"#region-{east.pk} canvas"
     )
     # Now that west is the last one, its button says so.
     other.page.click(f"#drain-{west.pk}")
