@@ -1,10 +1,14 @@
 """Keys rotated under load: Vault, runner processes of two classes, a provider that revokes the old key.
 
+It does so when the grace is over, as a provider should, or the moment every process has the new one, which is harsher:
+what is on its way with the old one then is refused.
+
 ``python -m tests.bench.rotation`` runs it for longer, over several rotations.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import signal
@@ -12,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,8 @@ LATENCY_MS = 200
 CALLS_PER_S = 50
 REPLICAS = 100
 """So many at once, as a call is queued, leased and recorded besides."""
+GRACE_S = 1
+"""For so long a process keeps the key before: short, and still some times as long as a call."""
 
 
 def key(number: int) -> str:
@@ -70,6 +76,7 @@ def workers(worker_class: str, count: int, vault: Vault, paths: str, folder: Pat
         "VAULT_TOKEN": token,
         "LOG_FORMAT": "json",
         "GRACE_SECONDS": "8",
+        "SECRETS_GRACE_S": str(GRACE_S),
         # As `up` does, so that the command need not start itself again to have them set.
         "Q_CLUSTER_NAME": "agents",
         "WORKER_CLASS": worker_class,
@@ -92,11 +99,11 @@ def workers(worker_class: str, count: int, vault: Vault, paths: str, folder: Pat
                 member.kill()
 
 
-def load(tenant: Tenant, seconds: float) -> Swarm:
+def load(tenant: Tenant, seconds: float, *, replicas: int = REPLICAS) -> Swarm:
     """A swarm that makes at least fifty calls a second for so long, where the machine has the time for it."""
     fields: dict[str, Any] = {"model": "simulated:small", "max_output_tokens": 50}
     steps = [StepOf("call", items=int(CALLS_PER_S * seconds), prompt="Say {{ item }}.")]
-    return make_swarm(tenant, steps, {"worker": AgentOf(REPLICAS, fields)}, now=timezone.now())
+    return make_swarm(tenant, steps, {"worker": AgentOf(replicas, fields)}, now=timezone.now())
 
 
 def prepare(vault: Vault, at: SimulatorProcess) -> None:
@@ -108,17 +115,21 @@ def prepare(vault: Vault, at: SimulatorProcess) -> None:
     at.accept(key(0))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rotation:
-    """What one rotation was like. Seconds from the order."""
+    """What one rotation was like: seconds from the order until every process had the new key, and until the old one
+    was revoked."""
 
     all_on_new_s: float
-    refused: int = 0
-    runners: list[int] = field(default_factory=list)
+    revoked_s: float
+    runners: list[int]
 
 
-def rotate(number: int, vault: Vault, at: SimulatorProcess, crew: Workers) -> Rotation:
-    """Puts a new key beside the old one, orders every process to read it, and revokes the old one when all have."""
+def rotate(number: int, vault: Vault, at: SimulatorProcess, crew: Workers, *, at_once: bool = False) -> Rotation:
+    """Puts a new key beside the old one, orders every process to read it, and revokes the old one.
+
+    That happens when the grace of the last process is over; ``at_once``, when the last process has the new key.
+    """
     from apps.providers.secrets.orders import order_refresh
     from apps.tenants.access import principal_of_command
 
@@ -133,8 +144,12 @@ def rotate(number: int, vault: Vault, at: SimulatorProcess, crew: Workers) -> Ro
         return {int(actor.rpartition("/")[2]) for actor in turned.values_list("actor", flat=True)} >= set(runners)
 
     wait_until(all_turned, timeout_s=15, what="all runners on the new key")
+    last = max(turned.values_list("at", flat=True))
+    if not at_once:
+        over = last + dt.timedelta(seconds=GRACE_S)
+        wait_until(lambda: timezone.now() > over, timeout_s=GRACE_S + 5, what="the end of the grace")
     at.accept(key(number))
-    return Rotation((max(turned.values_list("at", flat=True)) - began).total_seconds(), runners=runners)
+    return Rotation((last - began).total_seconds(), (timezone.now() - began).total_seconds(), runners)
 
 
 def wait_for_calls(swarm: Swarm, count: int, *, timeout_s: float = 60) -> None:
