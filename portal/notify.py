@@ -21,7 +21,8 @@ class Channel(StrEnum):
 
     EVENTS = "swarmdesk_events"  # rows were added to the event log
     READY = "swarmdesk_ready"  # tasks can be leased
-    CONTROL = "swarmdesk_control"  # {"stop": swarm id}: cancel its calls in flight; {"refresh_secrets": order id}
+    # {"stop": swarm id}: cancel its calls in flight; {"refresh_secrets": order id}; {"try": id}: a call to make
+    CONTROL = "swarmdesk_control"
     ADMIT = "swarmdesk_admit"  # the queue, the pool or a due time changed: the orchestrator should look
     CACHES = "swarmdesk_caches"  # {"invalidated": cache}: what is cached there was ordered to be forgotten
     REGIONS = "swarmdesk_regions"  # {"provider": name}: a region's breaker, pace or drain changed

@@ -1,25 +1,19 @@
-"""What a person does to regions in the administration: open, close, drain, try, bind a tenant to some."""
+"""What a person does to regions in the administration: open, close, drain, bind a tenant to some."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from apps.audit.models import AuditEntry
-from apps.costs.models import BudgetPeriod, LedgerEntry, Reservation
 from apps.events.models import Event
 from apps.providers.models import Breaker, Provider, Region, ResidencyRule
 from apps.tenants.models import Tenant, User
-from portal.money import NANO
-from tests.costs import budget as make_budget
 from tests.regions import make_provider, region_of
-from tests.running import SimulatorProcess, simulator
-from tests.swarms import simulated_provider
 
 REGIONS = "/admin/providers/region/"
 
@@ -110,48 +104,3 @@ def test_a_residency_rule_takes_only_regions_of_its_provider(root: Client, provi
     rule = ResidencyRule.objects.get()
     assert [region.name for region in rule.regions.all()] == ["west"]
     assert AuditEntry.objects.filter(action="residencyrule:create").exists()
-
-
-# -- try it ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def here(own_database: str, acme: Tenant) -> Iterator[SimulatorProcess]:
-    with simulator(latency_ms=5) as running:
-        simulated_provider(running.port)
-        yield running
-
-
-@pytest.mark.processes
-def test_try_it_makes_one_call_that_the_tenant_pays_for(
-    here: SimulatorProcess, platform_admin: User, acme: Tenant
-) -> None:
-    root = client_of(platform_admin)
-    budget = make_budget(acme, NANO)
-    url = f"{REGIONS}{Region.objects.get().pk}/try"
-    url = root.get(url, follow=True).request["PATH_INFO"]
-    assert here.stats()["requests"] == 0
-    page = text_of(root.post(url, {"model": "small", "tenant": str(acme.pk)}))
-    assert "it works" in page
-    assert "16 out" in page
-    entry = LedgerEntry.objects.get()
-    assert (entry.agent, entry.output_tokens, entry.unsettled) == ("try-it", 16, False)
-    assert f"{entry.amount / NANO:.9f}".rstrip("0") in page
-    assert (BudgetPeriod.objects.get(budget=budget).spent, Reservation.objects.count()) == (entry.amount, 0)
-    audited = AuditEntry.objects.get(action="region:try")
-    assert (audited.success, audited.details["model"], audited.tenant_id) == (True, "simulated:small", acme.pk)
-    # A region that fails is shown to fail, and costs nothing.
-    here.outage(None, "500")
-    page = text_of(root.post(url, {"model": "small", "tenant": str(acme.pk)}))
-    assert "it failed" in page
-    assert "answered 500" in page
-    assert (LedgerEntry.objects.count(), Reservation.objects.count()) == (1, 0)
-    here.outage(0)
-    # No price, no money: no call.
-    asked = here.stats()["requests"]
-    assert "simulated:unheard-of" in text_of(root.post(url, {"model": "unheard-of", "tenant": str(acme.pk)}))
-    budget.limit = 1
-    budget.save()
-    BudgetPeriod.objects.update(limit=entry.amount, ceiling=entry.amount)
-    assert "this call can cost up to" in text_of(root.post(url, {"model": "small", "tenant": str(acme.pk)}))
-    assert here.stats()["requests"] == asked

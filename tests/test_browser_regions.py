@@ -1,4 +1,4 @@
-"""A platform administrator in a real browser: regions, a breaker opened by hand, on a desk and on a phone."""
+"""A platform administrator in a real browser: regions, a breaker opened by hand, a call tried, at desk and phone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
+from apps.execution import trying
+from apps.execution.models import TryStatus
+from apps.execution.trying import Found
 from apps.providers import switching, traffic
 from apps.providers.breaker import Failure
 from apps.providers.models import Provider, Region
 from apps.providers.traffic import Tally
-from apps.tenants.models import User
+from apps.tenants.models import Tenant, User
+from portal.ids import uuid7
 from tests.browser import Daphne, OpenTab, Tab, chromium, db, tab, web, web_of_module, windows
 from tests.regions import make_provider, region_of
 
@@ -45,8 +49,8 @@ def provider(platform_admin: User) -> Provider:
 
 
 @pytest.mark.parametrize(("width", "dark"), SIZES)
-def test_a_breaker_is_opened_by_hand_with_a_reason(
-    tab: OpenTab, web: Daphne, platform_admin: User, provider: Provider, width: int, dark: bool
+def test_a_breaker_is_opened_by_hand_and_a_region_tried(
+    tab: OpenTab, web: Daphne, platform_admin: User, acme: Tenant, provider: Provider, width: int, dark: bool
 ) -> None:
     window = tab(platform_admin, width=width, dark=dark)
     page, shade = window.page, f"{width}{'-dark' * dark}"
@@ -72,6 +76,20 @@ def test_a_breaker_is_opened_by_hand_with_a_reason(
     assert region_of(provider, "ap-south").circuit.held
     picture(window, f"opened-{shade}")
     page.goto(web.url + f"/admin/providers/region/{region.pk}/try")
+    page.fill("[name=model]", "gpt-4o")
+    page.select_option("[name=tenant]", str(acme.pk))
     picture(window, f"try-{shade}")
+    assert window.overflow() == 0
+    page.click("button:has-text('Call it')")
+    page.wait_for_selector("text=Waiting for a worker")
+    picture(window, f"trying-{shade}")
+    # The page goes on by itself when a runner tells what came of it.
+    runner, now = uuid7(), timezone.now()
+    (taken,), _ = trying.take(runner, "agents", 1, not_of=[], now=now)
+    page.wait_for_selector("text=Calling")
+    trying.tell(taken.id, runner, Found(TryStatus.WORKS, "Yes.", 0.412, 13, 1, 45_000), now=now)
+    page.wait_for_selector("text=412 ms, 13 tokens in and 1 out")
+    assert page.input_value("[name=model]") == "gpt-4o"
+    picture(window, f"tried-{shade}")
     assert window.overflow() == 0
     assert window.complaints == []

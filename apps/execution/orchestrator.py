@@ -23,7 +23,7 @@ from django.db import connection
 from django.utils import timezone
 
 from apps.costs import reserving
-from apps.execution import archiving, leases
+from apps.execution import archiving, leases, trying
 from apps.execution.leadership import Leadership
 from apps.execution.models import Tick
 from apps.swarms import admission
@@ -121,6 +121,7 @@ class Orchestrator:
             Duty("released", 0, leases.release_due),
             Duty("admitted", 0, self._admit),
             Duty("charged", 0, reserving.charge_expired),
+            Duty("tries", TICK_S, trying.close_overdue),
             Duty("archiving", archiving.EVERY_S, archiving.hand_out),
             *registered_duties(),
         ]

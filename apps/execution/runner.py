@@ -20,7 +20,7 @@ from django.utils import timezone
 from apps.costs import reserving
 from apps.costs.cached_calls import CachedCall
 from apps.costs.reserving import CallRequest, Settlement, Verdict
-from apps.execution import leases, results
+from apps.execution import leases, results, trying
 from apps.execution.briefing import Brief, Briefing
 from apps.execution.errors import Busy
 from apps.execution.failures import Failure, classify
@@ -30,6 +30,7 @@ from apps.execution.leases import Leased
 from apps.execution.models import Runner as RunnerRow
 from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
+from apps.execution.trying_calls import TryingCalls
 from apps.providers.answer_cache import AnswerCache
 from apps.providers.clients import ModelClients
 from apps.providers.secrets.keeper import Keeper
@@ -67,11 +68,13 @@ class Runner:
     ) -> None:
         self.config = config or RunnerConfig.from_settings()
         self._now = now
-        self._row = RunnerRow(node=node, pid=os.getpid(), concurrency=self.config.concurrency)
         self._flights: dict[uuid.UUID, Flight] = {}
         self._draining = False
         self._briefing = Briefing()
         self._keeper = keeper or Keeper()
+        self._row = RunnerRow(
+            node=node, pid=os.getpid(), concurrency=self.config.concurrency, worker_class=self._keeper.worker_class
+        )
         self._clients = ModelClients(self._keeper, connections=self.config.concurrency + 8)
         self._board = Switchboard(str(self._row.pk), self._clients.ask, now=now)
         self._answers = AnswerCache(now=now)
@@ -100,6 +103,17 @@ class Runner:
         )
         releaser: Batcher[uuid.UUID, None] = Batcher(self._reserves, _release, interval_s=RESERVE_INTERVAL_S)
         self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit, cached=self._writer.submit)
+        self._tries = TryingCalls(
+            self._row.pk,
+            self._keeper,
+            self._clients,
+            self._books,
+            reserve=reserver.submit,
+            settle=self._writer.submit,
+            release=releaser.submit,
+            drains=lambda: self._draining,
+            now=self._now,
+        )
         self._loop.add_signal_handler(signal.SIGTERM, self.drain)
         await self._leases.run(lambda: self._row.save(force_insert=True))
         await self._board.start()
@@ -107,14 +121,17 @@ class Runner:
         channels = [Channel.READY, Channel.CONTROL, Channel.REGIONS, Channel.CACHES]
         listener = Listener(channels, self._on_hint, self._on_reconnect)
         listener.start()
+        self._tries.start()
         log.info("runner_started", runner=str(self._row.pk), concurrency=self.config.concurrency)
         keeper = asyncio.create_task(self._keep_alive())
         try:
             await self._lease_until_drained()
             await self._finish_flights()
+            await self._tries.aclose(trying.CALL_S if self._deadline is None else self._deadline - self._loop.time())
             for batcher in (self._writer, reserver, releaser):
                 await batcher.drain()
         finally:
+            await self._tries.aclose(0.0)
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
             listener.stop()
@@ -339,6 +356,8 @@ class Runner:
             self._wake.set()
         elif channel is Channel.CONTROL and "refresh_secrets" in payload:
             self._keeper.hurry()
+        elif channel is Channel.CONTROL and "try" in payload:
+            self._tries.hear()
         elif channel is Channel.CONTROL and "stop" in payload:
             self._stop_swarms({uuid.UUID(payload["stop"])})
         elif channel is Channel.REGIONS:
@@ -361,6 +380,7 @@ class Runner:
             connection.close()
             self._loop.call_soon_threadsafe(self._stop_swarms, stopping)
         self._loop.call_soon_threadsafe(self._wake.set)
+        self._loop.call_soon_threadsafe(self._tries.hear)
         self._loop.call_soon_threadsafe(self._board.hear)
         self._loop.call_soon_threadsafe(self._answers.hear)
 

@@ -10,6 +10,7 @@ from django.db import DatabaseError, transaction
 from apps.audit.models import AuditEntry
 from apps.costs.models import LedgerEntry
 from apps.events.models import Event
+from apps.execution import trying
 from apps.execution.models import Runner, Tick
 from apps.observability.models import WatchdogRun
 from apps.providers import traffic
@@ -40,12 +41,13 @@ def partitions_ahead(*, now: dt.datetime) -> list[str]:
 
 
 def prune(*, now: dt.datetime) -> dict[str, int]:
-    """Removes ticks older than a day, minutes of regions older than two hours, runners that ended and watchdog runs
-    older than a week, and sessions that are over; how many of each.
+    """Removes ticks older than a day, minutes of regions older than two hours, runners that ended, tries of regions
+    and watchdog runs older than a week, and sessions that are over; how many of each.
     """
     return {
         "ticks": Tick.objects.filter(at__lt=now - TICKS_KEPT).delete()[0],
         "runners": Runner.objects.filter(finished_at__lt=now - RUNNERS_KEPT).delete()[0],
+        "tries": trying.prune(now=now),
         "watchdog_runs": WatchdogRun.objects.filter(at__lt=now - RUNS_KEPT).delete()[0],
         "region_minutes": traffic.prune(now=now),
         "sessions": Session.objects.filter(expire_date__lt=now).delete()[0],

@@ -10,7 +10,7 @@ from apps.providers.directory import Endpoint
 from apps.providers.errors import ProviderUnavailable
 from apps.providers.models import ProviderKind
 from apps.providers.secrets.auth import KeyAuth, bearer, x_api_key
-from apps.providers.secrets.keeper import Keeper, of_process
+from apps.providers.secrets.keeper import Keeper
 from apps.providers.transport import AiohttpTransport
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ NO_KEY = "none"
 class ModelClients:
     """pydantic-ai models by endpoint and model name, over one shared transport. For one event loop.
 
-    Keys are those that ``keeper`` holds at the moment of a call; without one, those of the process's own keeper.
+    Keys are those that ``keeper`` holds at the moment of a call; without one, regions that need a key cannot be called.
     """
 
     def __init__(self, keeper: Keeper | None = None, *, connections: int = 256) -> None:
@@ -47,7 +47,7 @@ class ModelClients:
 
     def _keys(self) -> Keeper:
         if self._keeper is None:
-            self._keeper = of_process()
+            raise ProviderUnavailable("This process holds no keys.")
         return self._keeper
 
     def _client(self, kind: str = "", secret_name: str = "") -> httpx2.AsyncClient:

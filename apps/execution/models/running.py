@@ -62,6 +62,9 @@ class Runner(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     node = models.CharField(max_length=100)
     pid = models.PositiveIntegerField()
+    worker_class = models.CharField(
+        max_length=40, blank=True, db_default="", help_text="Which keys of providers it may hold."
+    )
     concurrency = models.PositiveIntegerField()
     in_flight = models.PositiveIntegerField(default=0)
     started_at = models.DateTimeField(default=timezone.now)

@@ -346,17 +346,3 @@ class Keeper:
             self._record.refused(name, key, now=self._now())
         for name in notes.accepted - notes.refused.keys():
             self._record.accepted(name)
-
-
-_of_process: Keeper | None = None
-_starting = threading.Lock()
-
-
-def of_process() -> Keeper:
-    """The keeper of this process, for whoever has none of its own; started when it is first asked for."""
-    global _of_process
-    with _starting:
-        if _of_process is None:
-            _of_process = Keeper()
-            _of_process.start()
-        return _of_process
