@@ -58,7 +58,7 @@ def keeper(worker_class: str = "agents") -> Keeper:
 
 
 def try_url(client: Client) -> str:
-    return client.get(f"{REGIONS}{Region.objects.get().pk}/try", follow=True).request["PATH_INFO"]
+    return str(client.get(f"{REGIONS}{Region.objects.get().pk}/try", follow=True).request["PATH_INFO"])
 
 
 def outcome(client: Client, url: str, model: str, tenant: Tenant) -> str:
