@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -112,6 +113,8 @@ def main(argv: Sequence[str]) -> None:
         django.setup()
         if name not in {"help", "check", "--help", "-h", "--version"} and "--help" not in argv:
             refuse_bad_environment(name)
+        gc.freeze()
+        gc.enable()
         execute_from_command_line(list(argv))
     except DatabaseUnavailable as error:
         refuse(name, str(error))
