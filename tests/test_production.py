@@ -22,7 +22,7 @@ SERVER = {
 }
 NOWHERE = {**SERVER, "DATABASE_URL": "postgresql://joe:s3cret@127.0.0.1:1/desk"}
 ASK = """
-import json, django
+import json, sys, django
 django.setup()
 from django.test import Client
 from django.contrib.auth import get_user_model
@@ -41,6 +41,7 @@ print(json.dumps({
     "login": facts(login),
     "probe": facts(client.get("/livez")),
     "other_host": facts(client.get("/", secure=True, HTTP_HOST="elsewhere.example")),
+    "model_clients": sorted({"pydantic_ai", "openai", "anthropic", "aiohttp"} & set(sys.modules)),
 }))
 """
 
@@ -76,6 +77,7 @@ def test_what_a_server_sends(own_database: str) -> None:
     assert told["login"]["cookies"]["sessionid"] == [True, True, "Lax"]
     assert told["probe"]["status"] in (200, 503), "probes are not redirected"
     assert told["other_host"]["status"] == 400
+    assert told["model_clients"] == [], "who serves pages calls no model: a third of its start and of its memory"
     assert "Traceback" not in done.stdout
 
 

@@ -15,8 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from apps.execution import trying
 from apps.execution.models import RegionTry, TryStatus
-from apps.execution.trying import CannotTry
-from apps.execution.trying_calls import MAX_OUTPUT_TOKENS
+from apps.execution.trying import MAX_OUTPUT_TOKENS, CannotTry
 from apps.providers.models import Region
 from apps.tenants.models import Tenant, User
 from portal.admin import admin_url, list_url

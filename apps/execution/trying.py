@@ -27,6 +27,7 @@ from portal.notify import Channel, notify
 
 log = structlog.get_logger(__name__)
 
+MAX_OUTPUT_TOKENS = 16
 TAKEN_WITHIN_S = 8.0
 """A call that no runner has taken by then is not made: whoever asked has been told so."""
 CALL_S = 30.0

@@ -24,7 +24,7 @@ from apps.execution.gate import CallContext, Gate
 from apps.execution.governed import GovernedModel
 from apps.execution.models import TryStatus
 from apps.execution.results import Spending, storable_text
-from apps.execution.trying import Found, Taken
+from apps.execution.trying import MAX_OUTPUT_TOKENS, Found, Taken
 from apps.providers.clients import ModelClients
 from apps.providers.errors import ProviderUnavailable
 from apps.providers.secrets.keeper import Keeper
@@ -33,7 +33,6 @@ from portal.redaction import redacted
 
 log = structlog.get_logger(__name__)
 
-MAX_OUTPUT_TOKENS = 16
 PROMPT = "Answer with the word yes."
 AGENT = "try-it"
 """What the ledger names as the agent."""
