@@ -30,11 +30,11 @@ Spawn = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def spawn(own_database: str) -> Iterator[Spawn]:
-    """Starts hammers, and ends them with the test."""
+    """Starts hammers, several of a kind together, and ends them with the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.region_hammer", *arguments]
+    def start(*arguments: str, count: int = 1) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.region_hammer", str(count), *arguments]
         started.append(subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         return started[-1]
 
@@ -62,8 +62,8 @@ def test_five_processes_probe_one_at_a_time_and_announce_each_change_once(spawn:
         Region.objects.update(base_url=f"http://127.0.0.1:{here.port}/v1")
         broken(provider, "east")
         here.outage(None, "hang")
-        boards = [spawn("board") for _ in range(5)]
-        assert [line(each) for each in boards] == ["ready"] * 5
+        boards = spawn("board", count=5)
+        assert [line(boards) for _ in range(5)] == ["ready"] * 5
         # Each question hangs for three seconds, so questions side by side would be seen.
         wait_until(lambda: here.stats()["asked"] >= 2, what="two probes")
         assert here.stats()["peak_being_asked"] == 1
@@ -114,7 +114,7 @@ def test_three_processes_never_exceed_a_limit_nor_leave_it_unused(
     spawn: Spawn, limits: dict[str, int], granted: int, at_once: int
 ) -> None:
     with limited(**limits) as east:
-        calls = hammered([spawn("permits", str(east.pk), "20", "0.01", "20") for _ in range(3)])
+        calls = hammered(spawn("permits", str(east.pk), "20", "0.01", "20", count=3), 3)
     assert len(calls) == granted
     assert most_at_once(calls) <= at_once
 
@@ -132,7 +132,7 @@ def test_leave_in_advance_is_within_the_limits_and_what_is_not_used_serves_other
     spawn: Spawn, limits: dict[str, int], granted: int, at_once: int
 ) -> None:
     with limited(**limits) as east:
-        calls = hammered([spawn("permits", str(east.pk), "100", "0.005", "5") for _ in range(3)])
+        calls = hammered(spawn("permits", str(east.pk), "100", "0.005", "5", count=3), 3)
         use = Quota.of_json(RegionQuota.objects.get(region=east).quota).in_use(now=time.time())
     assert len(calls) == granted
     assert most_at_once(calls) <= at_once
@@ -158,18 +158,17 @@ def test_leave_of_a_process_that_is_killed_serves_others_after_its_lease(spawn: 
         assert left.take(east.limits, now=now + LEASE_S, **most)[1].granted == 40  # type: ignore[arg-type]
 
 
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
+def go(hammers: subprocess.Popen[str]) -> None:
+    assert hammers.stdin is not None
+    hammers.stdin.close()
+    hammers.stdin = None  # which ``communicate`` would close again
 
 
-def hammered(hammers: list[subprocess.Popen[str]]) -> list[tuple[float, float]]:
+def hammered(hammers: subprocess.Popen[str], count: int) -> list[tuple[float, float]]:
     """When the calls of these hammers began and ended."""
-    assert [line(each) for each in hammers] == ["ready"] * len(hammers)
-    for each in hammers:
-        go(each)
-    return [(began, ended) for each in hammers for began, ended in json.loads(line(each))]
+    assert [line(hammers) for _ in range(count)] == ["ready"] * count
+    go(hammers)
+    return [(began, ended) for _ in range(count) for began, ended in json.loads(line(hammers))]
 
 
 def most_at_once(calls: list[tuple[float, float]]) -> int:
