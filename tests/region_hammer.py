@@ -24,6 +24,7 @@ from django.utils import timezone  # noqa: E402
 from apps.providers import switching  # noqa: E402
 from apps.providers.clients import ModelClients  # noqa: E402
 from apps.providers.permits import Permit, Permits  # noqa: E402
+from apps.providers.probing import Patience  # noqa: E402
 from apps.providers.switchboard import Switchboard  # noqa: E402
 from portal.batching import DatabaseThread  # noqa: E402
 
@@ -34,10 +35,13 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+PATIENCE = Patience(ask_s=1.0, claim_s=4.0, trial_s=1.0, yield_s=0.2)
+
+
 async def _board() -> None:
     """A switchboard without calls: it probes what is open."""
     clients = ModelClients()
-    board = Switchboard(f"hammer-{os.getpid()}", clients.ask, refresh_s=0.05)
+    board = Switchboard(f"hammer-{os.getpid()}", clients.ask, refresh_s=0.05, patience=PATIENCE)
     await board.start()
     _say("ready")
     await asyncio.to_thread(sys.stdin.read)

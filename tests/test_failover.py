@@ -231,7 +231,7 @@ def test_a_call_that_cannot_get_a_place_in_its_time_waits_without_counting(regio
 def test_a_slow_a_failing_and_a_dark_region_in_every_order(regions: Regions, acme: Tenant) -> None:  # P2 P3 P4 P7
     """No task fails that a live region could serve; every request is charged at most once; traffic returns."""
     budget = make_budget(acme, 5 * NANO)
-    Provider.objects.update(patience_s=2)
+    Provider.objects.update(patience_s=1)
     before = requests(regions)
     swarms: list[Swarm] = []
     after_opening: list[float] = []

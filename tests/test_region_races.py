@@ -64,7 +64,7 @@ def test_five_processes_probe_one_at_a_time_and_announce_each_change_once(spawn:
         here.outage(None, "hang")
         boards = spawn("board", count=5)
         assert [line(boards) for _ in range(5)] == ["ready"] * 5
-        # Each question hangs for three seconds, so questions side by side would be seen.
+        # Each question hangs for a second, so questions side by side would be seen.
         wait_until(lambda: here.stats()["asked"] >= 2, what="two probes")
         assert here.stats()["peak_being_asked"] == 1
         here.outage(0)

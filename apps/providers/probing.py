@@ -27,19 +27,21 @@ from portal.redaction import redacted
 R = TypeVar("R")
 log = structlog.get_logger(__name__)
 
-ASK_S = 3.0
-"""How long a region may take to answer the question."""
-CLAIM_S = 8.0
-"""Lease of a prober that asks."""
-TRIAL_S = 10.0
-"""How long a region that is back waits for a call to decide; without one, its good answer decides."""
-CHECK_EVERY_S = 30.0
-"""How often a region that gets no calls is asked."""
-AGAIN_S = 0.5
-"""How soon an idle region that does not answer is asked again: a restart is no outage."""
-BUSY_S = 10.0
-"""A process that called the provider within this time probes before others do: it has a call to try it with."""
-YIELD_S = 2.0
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a prober waits for what. Seconds."""
+
+    ask_s: float = 3.0  # for the answer to the question
+    claim_s: float = 8.0  # lease of a prober that asks
+    trial_s: float = 10.0  # for a call to decide about a region that is back; without one, its good answer decides
+    check_every_s: float = 30.0  # until a region that gets no calls is asked
+    again_s: float = 0.5  # until an idle region that does not answer is asked again: a restart is no outage
+    busy_s: float = 10.0  # a process that called the provider within this time probes first: it has a call to try
+    yield_s: float = 2.0  # how long the others leave it to such a one
+
+
+USUAL = Patience()
 
 Ask = Callable[[Endpoint], Awaitable[None]]
 """Raises what the region met the question with."""
@@ -57,10 +59,13 @@ class Trial:
 class Prober:
     """The probes of one process."""
 
-    def __init__(self, thread: DatabaseThread, ask: Ask, now: Callable[[], dt.datetime]) -> None:
+    def __init__(
+        self, thread: DatabaseThread, ask: Ask, now: Callable[[], dt.datetime], patience: Patience = USUAL
+    ) -> None:
         self._thread = thread
         self._ask = ask
         self._now = now
+        self._patience = patience
         self._busy: dict[uuid.UUID, asyncio.Task[None]] = {}
         self.trials: dict[uuid.UUID, Trial] = {}
 
@@ -71,11 +76,12 @@ class Prober:
             if standing.id in self._busy or standing.id in self.trials:
                 continue
             if standing.circuit.state is State.CLOSED:
-                if now.timestamp() - standing.last_call > CHECK_EVERY_S and not _checked(standing, now):
+                idle_s = now.timestamp() - standing.last_call
+                if idle_s > self._patience.check_every_s and not self._was_checked(standing, now):
                     self._start(standing, self._check)
                 continue
-            is_busy = clock - last_called(standing.endpoint.provider) < BUSY_S
-            if standing.circuit.is_due(now if is_busy else now - dt.timedelta(seconds=YIELD_S)):
+            is_busy = clock - last_called(standing.endpoint.provider) < self._patience.busy_s
+            if standing.circuit.is_due(now if is_busy else now - dt.timedelta(seconds=self._patience.yield_s)):
                 self._start(standing, self._probe)
 
     def expire(self) -> None:
@@ -103,24 +109,26 @@ class Prober:
 
     async def _probe(self, standing: Standing) -> None:
         token = uuid.uuid4()
-        if not await self._run(switching.claim_probe, standing.id, token, lease_s=CLAIM_S):
+        if not await self._run(switching.claim_probe, standing.id, token, lease_s=self._patience.claim_s):
             return
         if problem := await self._problem(standing):
             await self._run(switching.probe_refused, standing.id, token, error=problem)
-        elif await self._run(switching.probe_answered, standing.id, token, lease_s=TRIAL_S + standing.patience_s + 5):
-            until = asyncio.get_running_loop().time() + TRIAL_S
+            return
+        trial_s = self._patience.trial_s
+        if await self._run(switching.probe_answered, standing.id, token, lease_s=trial_s + standing.patience_s + 5):
+            until = asyncio.get_running_loop().time() + trial_s
             self.trials[standing.id] = Trial(standing, token, until)
 
     async def _pass(self, trial: Trial, standing: Standing) -> None:
-        cause = f"It answers again, and no call came within {TRIAL_S:g} s to say otherwise."
+        cause = f"It answers again, and no call came within {self._patience.trial_s:g} s to say otherwise."
         await self._run(switching.probe_passed, standing.id, trial.token, cause=cause)
 
     async def _check(self, standing: Standing) -> None:
-        if not await self._run(switching.claim_check, standing.id, every_s=CHECK_EVERY_S):
+        if not await self._run(switching.claim_check, standing.id, every_s=self._patience.check_every_s):
             return
         problem = ""
         for number in range(standing.checks):
-            await asyncio.sleep(AGAIN_S * bool(number))
+            await asyncio.sleep(self._patience.again_s * bool(number))
             if not (problem := await self._problem(standing)):
                 return
         failures = [Failure(self._now())] * standing.checks
@@ -129,10 +137,10 @@ class Prober:
     async def _problem(self, standing: Standing) -> str:
         """What is wrong with a region's answer; nothing when it is well."""
         try:
-            async with asyncio.timeout(ASK_S):
+            async with asyncio.timeout(self._patience.ask_s):
                 await self._ask(standing.endpoint)
         except TimeoutError:
-            return f"it was silent for {ASK_S:g} s"
+            return f"it was silent for {self._patience.ask_s:g} s"
         except Exception as error:
             return redacted(str(error) or type(error).__name__)[:300]
         return ""
@@ -140,7 +148,6 @@ class Prober:
     async def _run(self, act: Callable[..., R], *args: object, **more: object) -> R:
         return await self._thread.run(lambda: act(*args, now=self._now(), **more))
 
-
-def _checked(standing: Standing, now: dt.datetime) -> bool:
-    at = standing.checked_at
-    return at is not None and (now - at).total_seconds() < CHECK_EVERY_S
+    def _was_checked(self, standing: Standing, now: dt.datetime) -> bool:
+        at = standing.checked_at
+        return at is not None and (now - at).total_seconds() < self._patience.check_every_s

@@ -28,7 +28,7 @@ from apps.providers.directory import Directory, Endpoint, Standing
 from apps.providers.errors import ProviderUnavailable
 from apps.providers.models import Cache
 from apps.providers.permits import Permit, Permits
-from apps.providers.probing import Ask, Prober, Trial
+from apps.providers.probing import USUAL, Ask, Patience, Prober, Trial
 from apps.providers.routing import DEFAULT, Route, RoutingPolicy, find_route
 from apps.providers.traffic import Tally
 from portal.batching import Batcher, DatabaseThread
@@ -95,6 +95,7 @@ class Switchboard:
         chance: Callable[[], float] = random.random,
         policy: RoutingPolicy = DEFAULT,
         refresh_s: float = REFRESH_S,
+        patience: Patience = USUAL,
     ) -> None:
         self._now = now
         self._chance = chance
@@ -102,7 +103,7 @@ class Switchboard:
         self._refresh_s = refresh_s
         self._thread = DatabaseThread("regions")
         self._permits = Permits(self._thread, holder, now)
-        self._prober = Prober(self._thread, ask, now)
+        self._prober = Prober(self._thread, ask, now, patience)
         self._reports: Batcher[_Report, State] = Batcher(self._thread, self._report, interval_s=REPORT_INTERVAL_S)
         self._errands: set[asyncio.Task[Any]] = set()
         self._directory = Directory()
