@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from django.db import connections
 
 from apps.execution.runner import Runner, RunnerConfig
@@ -43,9 +45,8 @@ def free_port() -> int:
 class SimulatorProcess:
     """A simulated provider in a process of its own."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, port: int) -> None:
         self.port = port
-        self.process = process
 
     def stats(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/simulator/stats", timeout=5) as answer:
@@ -69,8 +70,12 @@ class SimulatorProcess:
 @contextmanager
 def simulator(*arguments: str, latency_ms: int = 20) -> Iterator[SimulatorProcess]:
     port = free_port()
-    command = ["simulate_provider", "--port", str(port), "--latency-ms", str(latency_ms), *arguments]
-    process = subprocess.Popen([sys.executable, "manage.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    forking = _simulators()
+    assert forking.stdin is not None
+    assert forking.stdout is not None
+    forking.stdin.write(json.dumps(["--port", str(port), "--latency-ms", str(latency_ms), *arguments]) + "\n")
+    forking.stdin.flush()
+    process = psutil.Process(int(forking.stdout.readline()))
 
     def listening() -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -79,10 +84,20 @@ def simulator(*arguments: str, latency_ms: int = 20) -> Iterator[SimulatorProces
 
     try:
         wait_until(listening, what="the simulator")
-        yield SimulatorProcess(port, process)
+        yield SimulatorProcess(port)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+            process.wait(10)
+
+
+@functools.cache
+def _simulators() -> subprocess.Popen[str]:
+    """The process of this test process that forks its simulators."""
+    command = [sys.executable, "-m", "tests.simulators"]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.communicate)
+    return process
 
 
 def run_until(
