@@ -111,6 +111,25 @@ def object_storage_is_named(**_: Any) -> list[CheckMessage]:
     ]
 
 
+MOST_IN_DATABASE = 16_000_000
+"""Bytes of one file in the database: it is one parameter of a statement, of which there are several copies."""
+
+
+@register()
+def files_have_sensible_limits(**_: Any) -> list[CheckMessage]:
+    """portal.E008: limits of the files of agents that contradict each other, or the database."""
+    in_database, largest = settings.ARTIFACT_DATABASE_BYTES, settings.ARTIFACT_MAX_BYTES
+    found: list[CheckMessage] = []
+    if in_database > MOST_IN_DATABASE:
+        hint = "Larger files belong into object storage, from where they are read in pieces."
+        message = f"ARTIFACT_DATABASE_BYTES is larger than {MOST_IN_DATABASE:,}."
+        found.append(Error(message, hint=hint, id="portal.E008"))
+    if in_database > largest:
+        hint = "It says up to which size a file lies in the database; ARTIFACT_MAX_BYTES is the most that is taken."
+        found.append(Error("ARTIFACT_DATABASE_BYTES is larger than ARTIFACT_MAX_BYTES.", hint=hint, id="portal.E008"))
+    return found
+
+
 @register()
 def login_provider_is_complete(**_: Any) -> list[CheckMessage]:
     """portal.E004: a variable of the OpenID provider that is missing beside the others, or cannot be trusted."""

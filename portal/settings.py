@@ -264,6 +264,10 @@ WEBHOOK_DAYS_KEPT = env.whole("WEBHOOK_DAYS_KEPT", 30)
 RESPONSE_CACHE_S = env.whole("RESPONSE_CACHE_S", 300)
 RESPONSE_CACHE_DEGRADED_S = env.whole("RESPONSE_CACHE_DEGRADED_S", 86_400)
 RESPONSE_CACHE_ENTRIES = env.whole("RESPONSE_CACHE_ENTRIES", 1000)
+# Files of agents: up to how many bytes they lie in the database, the most bytes of one, and the most of a task.
+ARTIFACT_DATABASE_BYTES = env.whole("ARTIFACT_DATABASE_BYTES", 1_000_000, low=0)
+ARTIFACT_MAX_BYTES = env.whole("ARTIFACT_MAX_BYTES", 100_000_000)
+ARTIFACTS_PER_TASK = env.whole("ARTIFACTS_PER_TASK", 100)
 CONFIGURATION_CACHE_S = env.whole("CONFIGURATION_CACHE_S", 3600)
 
 _runner_timeout = RUNNER_LIFETIME_S + 600

@@ -39,7 +39,8 @@ class WholeFileStorage(FileSystemStorage):
     """Local files that appear under their name only when all of their bytes are on the disk.
 
     What is saved under a name that is taken replaces it, as in S3. A process that dies while it writes leaves
-    ``.NAME.part`` behind, which the next one to write that name overwrites; lists leave such files out.
+    ``.NAME.part`` behind, which the next one to write that name overwrites and ``delete`` removes; lists leave such
+    files out.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -48,7 +49,7 @@ class WholeFileStorage(FileSystemStorage):
     def _save(self, name: str, content: File[Any]) -> str:
         path = Path(self.path(name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
+        part = _part_of(path)
         with part.open("wb") as file:
             for chunk in content.chunks():
                 file.write(chunk)
@@ -62,9 +63,18 @@ class WholeFileStorage(FileSystemStorage):
             os.close(directory)
         return path.relative_to(self.location).as_posix()
 
+    def delete(self, name: str) -> None:
+        super().delete(name)
+        _part_of(Path(self.path(name))).unlink(missing_ok=True)
+
     def listdir(self, path: str) -> tuple[list[str], list[str]]:
         directories, files = super().listdir(path)
         return directories, [name for name in files if not (name.startswith(".") and name.endswith(".part"))]
+
+
+def _part_of(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(f".{path.name}.part")
 
 
 def bucket_options(bucket: str, endpoint_url: str, **options: Any) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def killed_at(number: int, work: Callable[[], Any], modules: tuple[str, ...] = M
                     os.kill(os.getpid(), signal.SIGKILL)
             return trace
 
+        threading.settrace(trace)  # of threads that begin from now on
         sys.settrace(trace)
         try:
             return work()

@@ -20,7 +20,7 @@ from apps.audit.models import AuditEntry
 from apps.costs.models import LedgerEntry, Reservation
 from apps.events.models import Event
 from apps.execution import archive_document, archiving
-from apps.execution.models import Archive, Attempt
+from apps.execution.models import Archive, Artifact, Attempt
 from apps.observability import wholeness
 from apps.swarms import progress
 from apps.swarms.actions import lifecycle
@@ -30,6 +30,7 @@ from apps.tenants.models import Tenant, User
 from portal.money import usd_text
 from tests import desk
 from tests.archives import REASON, archived, document, files_in, terminated
+from tests.artifacts import make_artifact
 from tests.swarms import NOW, StepOf, make_swarm
 
 MINUTE = dt.timedelta(minutes=1)
@@ -58,8 +59,11 @@ def a_run(tenant: Tenant, user: User) -> Swarm:
 
 def test_the_document_tells_all_of_a_swarm(own_database: str, acme: Tenant, owner: User) -> None:
     swarm = a_run(acme, owner)
+    task = swarm.tasks.get(status="succeeded")
+    make_artifact(task, "facts.md", b"# Facts")
+    kept = make_artifact(task, "rows.csv", b"a,b", stored=True, media_type="text/csv")
     told = document(archived(swarm, now=NOW + MINUTE))
-    assert list(told) == ["format", "swarm", "spec", "cost", "agents", "steps", "tasks", "events"]
+    assert list(told) == ["format", "swarm", "spec", "cost", "agents", "steps", "tasks", "artifacts", "events"]
     assert told["format"] == 1
     assert told["spec"] == swarm.spec
     assert told["swarm"]["overrides"] == {"writer": {"model": ["simulated:large", "simulated:small"]}}
@@ -90,6 +94,12 @@ def test_the_document_tells_all_of_a_swarm(own_database: str, acme: Tenant, owne
     )
     assert tried["context"] == {"model": "simulated:small", "prompt": "Read page 1.", "region": "here"}
     assert [len(task["attempts"]) for task in tasks] == [1, 1, 0, 0, 0]
+    assert [(file["name"], file["size"], file["place"], file["key"]) for file in told["artifacts"]] == [
+        ("facts.md", 7, "database", ""),
+        ("rows.csv", 3, "object storage", kept.key),
+    ]
+    assert {file["task_id"] for file in told["artifacts"]} == {str(task.pk)}
+    assert "content" not in told["artifacts"][0]
     happened = list(Event.objects.filter(swarm_id=swarm.pk).order_by("pk").values_list("kind", flat=True))
     assert [event["kind"] for event in told["events"]] == happened[:-1]
     assert happened[-2:] == ["swarm.terminated", "swarm.archived"]
@@ -104,6 +114,7 @@ KEPT_ELSEWHERE: dict[type[models.Model], set[str]] = {
     Step: {"swarm_id", "open_needs", "tasks_open"},
     Task: {"swarm_id", "rank", "ready_at", "lease_token", "lease_expires_at", "runner_id"},
     Attempt: {"task_id", "estimated", "cost"},  # with the task; in USD
+    Artifact: {"swarm_id", "tenant_id", "content"},
     Event: {"tenant_id", "swarm_id"},
 }  # fmt: skip
 PARTS: dict[type[models.Model], tuple[str, ...]] = {
@@ -112,6 +123,7 @@ PARTS: dict[type[models.Model], tuple[str, ...]] = {
     Step: archive_document.STEP,
     Task: archive_document.TASK,
     Attempt: archive_document.ATTEMPT,
+    Artifact: archive_document.ARTIFACT,
     Event: archive_document.EVENT,
 }
 
@@ -152,7 +164,7 @@ def test_memory_does_not_grow_with_the_tasks(db: None, acme: Tenant) -> None:
 
 def test_a_document_takes_a_few_queries_a_hundred_tasks(db: None, acme: Tenant, django_assert_num_queries: Any) -> None:
     swarm = make_swarm(acme, [StepOf("gather", items=300)])
-    with django_assert_num_queries(12):  # costs, agents, steps, ids; six of tasks; one of events and one in vain
+    with django_assert_num_queries(13):  # costs, agents, steps, ids; six of tasks; files; events, and again in vain
         archive_document.write(swarm, io.BytesIO())
 
 

@@ -99,6 +99,25 @@ def test_e007_names_what_the_secrets_backend_lacks(said: str, token: str, told: 
     assert all(message.id == "portal.E007" and message.hint for message in found)
 
 
+@pytest.mark.parametrize(
+    ("in_database", "largest", "told"),
+    [
+        (1_000_000, 100_000_000, []),
+        (0, 1, []),
+        (5_000, 5_000, []),
+        (5_001, 5_000, ["ARTIFACT_DATABASE_BYTES is larger than ARTIFACT_MAX_BYTES."]),
+        (16_000_001, 100_000_000, ["ARTIFACT_DATABASE_BYTES is larger than 16,000,000."]),
+    ],
+)
+def test_e008_names_limits_of_files_that_cannot_be(
+    in_database: int, largest: int, told: list[str], settings: Any
+) -> None:
+    settings.ARTIFACT_DATABASE_BYTES, settings.ARTIFACT_MAX_BYTES = in_database, largest
+    found = checks.files_have_sensible_limits()
+    assert [message.msg for message in found] == told
+    assert all(message.id == "portal.E008" and message.hint for message in found)
+
+
 def test_e007_names_the_extra_of_a_package_that_is_not_there(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.SECRETS_BACKEND = secrets_backend.parse("azure:https://name.vault.azure.net")
     monkeypatch.setitem(sys.modules, "azure.identity", None)  # as where it is not installed

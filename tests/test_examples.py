@@ -68,6 +68,8 @@ def test_the_published_schema_is_the_one_of_the_code(capsys: pytest.CaptureFixtu
         spec(agents={"worker": {"runtime": "http", "model": "a:b"}}),
         spec(agents={"worker": {"runtime": "python", "callable": "x", "url": "https://x.test"}}),
         spec(agents={"worker": {"model": "gpt"}}),
+        spec(agents={"worker": {"runtime": "python", "callable": "x", "files": True}}),
+        spec(agents={"worker": {"model": "a:b", "files": True, "cache": {"answers": True}}}),
         spec(tasks=[{"id": "a b", "agent": "worker", "prompt": "x"}]),
         spec(tasks=[]),
         spec(budget_usd=0),

@@ -118,6 +118,31 @@ def test_a_bad_request_is_told_what_is_wrong(start: Start, wish: dict[str, Any],
     assert told in answer["error"]["message"]
 
 
+SAVE_FILE = {"type": "function", "function": {"name": "save_file", "parameters": {"type": "object"}}}
+
+
+def test_it_saves_a_file_where_the_tool_and_the_prompt_say_so(start: Start) -> None:  # E8
+    port = start()
+    asked: list[dict[str, Any]] = [{"role": "user", "content": "Write on tidal energy. Save it as notes/brief.md."}]
+    _, answer = ask(port, messages=asked, tools=[SAVE_FILE])
+    choice = answer["choices"][0]
+    (told,) = choice["message"]["tool_calls"]
+    written = json.loads(told["function"]["arguments"])
+    assert (choice["finish_reason"], told["function"]["name"], written["name"]) == (
+        "tool_calls",
+        "save_file",
+        "notes/brief.md",
+    )
+    assert "tidal" in written["content"]
+    asked += [choice["message"], {"role": "tool", "tool_call_id": told["id"], "content": "Saved notes/brief.md."}]
+    _, answer = ask(port, messages=asked, tools=[SAVE_FILE])
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert "tidal" in answer["choices"][0]["message"]["content"]
+    for wish in ({}, {"tools": [{"type": "function", "function": {"name": "other"}}]}, {"tools": "all"}):
+        _, answer = ask(port, prompt="Save it as brief.md.", **wish)
+        assert "tool_calls" not in answer["choices"][0]["message"]
+
+
 def test_errors_come_at_the_set_rate_and_in_the_same_order_each_run(start: Start) -> None:
     runs = []
     for _ in range(2):

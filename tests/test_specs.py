@@ -43,6 +43,10 @@ def agent(**changes: Any) -> dict[str, Any]:
 LONG = "Must have at most 50,000 characters; it has 50,001."
 NAME = "A name has letters, digits, - and _, and starts with a letter or digit."
 URL = "Must be an address that starts with http:// or https://."
+PYTHON_FILES = (
+    "Is only for agents of runtime llm; this one is python. A callable with a parameter files can always save some."
+)
+FILES_AND_CACHE = "Has no effect with files: what a model does with a tool is never answered from the cache."
 DELAY = "The first delay (90 s) is longer than the longest (max_delay_s: 60)."
 MISSING = "Is missing: agents of runtime"
 
@@ -208,6 +212,9 @@ def test_a_wrong_value_is_told_in_plain_words(changes: dict[str, Any], path: str
         ({"retry": {"factor": 0.5}}, "retry.factor", "Must be at least 1."),
         ({"retry": {"base_delay_s": 90}}, "retry.base_delay_s", DELAY),
         ({"retry": {"retries": 1}}, "retry.retries", "There is no such key here; did you mean 'max_retries'?"),
+        ({"files": "yes"}, "files", "Must be true or false, not the text 'yes'."),
+        ({"files": True, "runtime": "python", "model": None, "callable": "x"}, "files", PYTHON_FILES),
+        ({"files": True, "cache": {"answers": True}}, "cache", FILES_AND_CACHE),
         ({"retry": 3}, "retry", "Must be a mapping (key: value), not the number 3."),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -16,13 +17,17 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from moto.server import ThreadedMotoServer
 
-from apps.execution import archiving
-from apps.execution.models import Archive
+from apps.execution import archiving, results
+from apps.execution.artifacts.saving import AttemptFiles
+from apps.execution.artifacts.storing import FileLimits, FileStore, StoredFile
+from apps.execution.errors import ArtifactUnreadable
+from apps.execution.models import Archive, Artifact
 from apps.tenants.models import Tenant
 from portal.storage import WholeFileStorage, bucket_options
+from tests import desk
 from tests.archives import archived, document, files_in, terminated
 from tests.processes import ROOT
-from tests.swarms import NOW
+from tests.swarms import NOW, StepOf, make_swarm
 
 KEYS = {"access_key": "test-key", "secret_key": "test-secret"}
 
@@ -54,6 +59,9 @@ def test_a_write_that_breaks_off_leaves_nothing_under_the_name(tmp_path: Path) -
     assert storage.listdir("a") == ([], ["kept"])
     storage.save("a/new", ContentFile(b"whole"))
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"kept", "new", ".kept.part"}
+    storage.delete("a/kept")
+    storage.delete("a/never")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"new"}
 
 
 def test_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
@@ -86,7 +94,11 @@ def in_bucket(address: str, bucket: str = "desk", **more: Any) -> dict[str, dict
     options = bucket_options(bucket, address, location="archive", object_parameters={"ContentType": "application/gzip"})
     return {
         **files_in(Path("unused")),
-        "archive": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {**options, **KEYS, **more}},
+        "archive": {"BACKEND": "portal.bucket.BucketStorage", "OPTIONS": {**options, **KEYS, **more}},
+        "artifacts": {
+            "BACKEND": "portal.bucket.BucketStorage",
+            "OPTIONS": {**bucket_options(bucket, address, location="artifacts"), **KEYS, **more},
+        },
     }
 
 
@@ -103,6 +115,46 @@ def test_archives_in_a_bucket(own_database: str, acme: Tenant, settings: Any, s3
     found = client.head_object(Bucket="desk", Key=f"archive/{archive.key}")
     assert (found["ContentLength"], found["ContentType"]) == (archive.size, "application/gzip")
     assert "ContentEncoding" not in found, "or somebody on the way would unpack it"
+
+
+def test_files_of_agents_in_a_bucket(own_database: str, acme: Tenant, settings: Any, s3: str) -> None:  # E8 D4
+    settings.STORAGES = in_bucket(s3)
+    data = bytes(range(256)) * 40_000  # 10 MB: sent in parts
+    swarm = make_swarm(acme, [StepOf("write")])
+    (leased,) = desk.take(1, NOW)
+
+    async def save() -> list[StoredFile]:
+        announced = asyncio.get_running_loop().create_future()
+        announced.set_result(None)
+        store = FileStore(lambda loose: announced, limits=FileLimits(1_000, 2 * len(data), 9), now=lambda: NOW)
+        files = AttemptFiles(store, leased)
+        await files.save("maps/größe.bin", data)
+        store.close()
+        return files.close()
+
+    made = asyncio.run(save())
+    results.write([desk.done(leased, made, NOW)], now=NOW)
+    artifact = Artifact.objects.get()
+    client = storages["artifacts"].connection.meta.client  # type: ignore[attr-defined]
+    found = client.head_object(Bucket="desk", Key=f"artifacts/{artifact.key}")
+    assert (found["ContentLength"], found["ContentType"]) == (len(data), "application/octet-stream")
+    assert found["Metadata"] == {
+        "swarm": str(swarm.pk),
+        "type": "application/octet-stream",
+        "created": "2026-11-21T12:00:00+00:00",
+    }
+    with artifact.open() as file:
+        assert file.read(5) == data[:5]
+        assert file.read() == data[5:]
+    client.put_object(Bucket="desk", Key=f"artifacts/{artifact.key}", Body=data[:-1] + b"x")
+    with artifact.open() as file, pytest.raises(ArtifactUnreadable, match="not what was saved"):
+        file.read()
+    storages["artifacts"].delete(artifact.key)
+    with pytest.raises(ArtifactUnreadable, match="not in storage any more"):
+        artifact.open()
+    settings.STORAGES = in_bucket(s3, "gone")
+    with pytest.raises(ArtifactUnreadable):
+        artifact.open()
 
 
 def test_a_bucket_that_is_not_there_is_told_and_tried_again(

@@ -18,7 +18,7 @@ from apps.costs.models import Budget, BudgetPeriod, DayTotal, LedgerEntry, Reser
 from apps.costs.reserving import CallRequest, Settlement
 from apps.events.models import Event
 from apps.execution import leases, orchestrator, results
-from apps.execution.models import Attempt, Runner, Tick
+from apps.execution.models import Attempt, LooseObject, Runner, Tick
 from apps.observability import housekeeping, schedules, tasks, watchdog, wholeness
 from apps.observability.models import WatchdogRun
 from apps.observability.wholeness import CHECKS
@@ -198,6 +198,14 @@ def _lines_changed(swarm: Swarm) -> None:
     statement.finish(total=0, entries=0, at=LATER)
 
 
+def _file_left_behind(swarm: Swarm) -> None:
+    current = swarm.tasks.filter(status="running")[0].lease_token
+    assert current is not None
+    for attempt_id, hours in ((uuid.uuid4(), 25), (uuid.uuid4(), 23), (current, 25)):
+        key = LooseObject.new_key(swarm.tenant_id, swarm.pk)
+        LooseObject.objects.create(key=key, attempt_id=attempt_id, since=LATER - dt.timedelta(hours=hours))
+
+
 NOVEMBER = {"starts_at": NOW.replace(day=10), "ends_at": NOW.replace(day=20)}
 """Most of a month that has a partition."""
 
@@ -236,6 +244,7 @@ def _month_without_partition(swarm: Swarm) -> None:
         (_stuck, "stuck_swarms", "is running with no task under way."),
         (_never_stopping, "stuck_swarms", "is stopping with no task under way."),
         (_not_archived, "archives", "no job of the ops cluster (manage.py work --cluster ops) has come to it."),
+        (_file_left_behind, "files", "an hourly job of the ops cluster should have removed it."),
         (_slot_given_twice, "slots", "counts 1 replicas as free; 0 are."),
         (_pool_leak, "pool", "The pool counts 3 agents in use, and swarms hold 2."),
         (_holding_lost, "holdings", "holds resources that no holding counts."),

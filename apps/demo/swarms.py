@@ -76,7 +76,7 @@ def _brief(chance: random.Random, model: str = "small", name: str = "topic-brief
         "estimated_duration_s": 15,
         "agents": {
             "researcher": _agent(model, "Find facts. Be brief.", replicas=3, max_output_tokens=250),
-            "writer": _agent("large", "Write plainly, for people who have two minutes.", max_output_tokens=400),
+            "writer": _agent("large", "Write for people who have two minutes.", max_output_tokens=400, files=True),
         },
         "tasks": [
             {
@@ -89,7 +89,7 @@ def _brief(chance: random.Random, model: str = "small", name: str = "topic-brief
                 "id": "brief",
                 "agent": "writer",
                 "needs": ["gather"],
-                "prompt": f"Write half a page on {topic} from: {{{{ results.gather }}}}",
+                "prompt": f"Write half a page on {topic}. Save it as brief.md. Use: {{{{ results.gather }}}}",
             },
         ],
     }

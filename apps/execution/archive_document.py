@@ -6,11 +6,13 @@ It is JSON in gzip, and the same rows make the same bytes::
      "swarm": {...}, "spec": {...}, "cost": {"llm_usd": "0.12", ..., "total_usd": "0.12"},
      "agents": [{...}], "steps": [{...}],
      "tasks": [{..., "attempts": [{...}]}],
+     "artifacts": [{"name": "brief.md", "size": 1423, "place": "database", "key": "", ...}],
      "events": [{...}]}
 
 The spec is as it was submitted; the swarm's ``overrides`` are what the tenant's agent overrides changed in it, as
 ``{"writer": {"model": [before, after]}}``. Money is in USD as decimal text, times are RFC 3339 in UTC, ids are text.
-Tasks are in the order of their steps, attempts and events in the order in which they happened.
+Tasks are in the order of their steps, attempts, artifacts and events in the order in which they happened. Artifacts are
+told of, not contained: their bytes stay where they lie, in the database or in object storage under their key.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import IO, Any
 
 from apps.costs.models import LedgerEntry
 from apps.events.models import Event
-from apps.execution.models import Attempt
+from apps.execution.models import Artifact, Attempt
 from apps.swarms.models import Agent, Priority, Step, Swarm, Task
 from portal.money import usd_text
 
@@ -35,6 +37,7 @@ FORMAT = 1
 PAGE = 100
 """Tasks in memory at a time, with their results and attempts: each may carry a long prompt."""
 EVENTS_PAGE = 1000
+FILES_PAGE = 1000
 
 SWARM = (
     "id", "tenant_id", "name", "status", "status_reason", "stop_code", "priority", "subject_id", "submitted_by_id",
@@ -55,6 +58,7 @@ ATTEMPT = (
     "id", "number", "runner_id", "started_at", "finished_at", "outcome", "failure_code", "error", "context", "requests",
     "input_tokens", "output_tokens", "files_created",
 )  # fmt: skip
+ARTIFACT = ("id", "task_id", "attempt_id", "name", "media_type", "size", "sha256", "key", "created_at")
 COST = ("llm", "infrastructure", "storage", "adjustment", "total")
 EVENT = ("id", "at", "kind", "task_id", "data")
 
@@ -79,6 +83,7 @@ def _texts(swarm: Swarm) -> Iterator[str]:
     yield from _list("agents", Agent.objects.filter(swarm=swarm).order_by("pk").values(*AGENT))
     yield from _list("steps", Step.objects.filter(swarm=swarm).order_by("position").values(*STEP))
     yield from _list("tasks", _tasks(swarm))
+    yield from _list("artifacts", _artifacts(swarm))
     yield from _list("events", _events(swarm))
     yield "}\n"
 
@@ -120,6 +125,15 @@ def _tasks(swarm: Swarm) -> Iterator[dict[str, Any]]:
         rows = {row["id"]: row for row in Task.objects.filter(pk__in=page).order_by().values(*TASK)}
         for pk in page:
             yield rows[pk] | {"attempts": attempts[pk]}
+
+
+def _artifacts(swarm: Swarm) -> Iterator[dict[str, Any]]:
+    kept = Artifact.objects.filter(swarm=swarm).order_by("pk").values(*ARTIFACT)
+    page = list(kept[:FILES_PAGE])
+    while page:
+        for row in page:
+            yield row | {"place": "object storage" if row["key"] else "database"}
+        page = list(kept.filter(pk__gt=page[-1]["id"])[:FILES_PAGE]) if len(page) == FILES_PAGE else []
 
 
 def _events(swarm: Swarm) -> Iterator[dict[str, Any]]:

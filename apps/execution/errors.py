@@ -49,3 +49,14 @@ class ArtifactUnreadable(Exception):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"The file {name} cannot be read: {reason}.")
+
+
+class CannotSave(ValueError):
+    """An agent cannot save this file; the text says why, and what to do instead."""
+
+
+class FileNotStored(Exception):
+    """The bytes of a file did not reach object storage; another attempt may be luckier."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The file {name} did not reach object storage: {reason}.")

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 
+from apps.execution.artifacts.saving import AttemptFiles
 from apps.execution.gate import CallContext
 from apps.execution.leases import Leased
 
@@ -32,6 +33,7 @@ class Flight:
     context: CallContext | None = None
     stop: Stop | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    files: AttemptFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from django.db import connection, transaction
 from apps.costs import cached_calls, reserving
 from apps.costs.cached_calls import CachedCall
 from apps.costs.reserving import Settlement
+from apps.execution.artifacts import recording
+from apps.execution.artifacts.storing import StoredFile
 from apps.execution.leases import Leased
 from apps.execution.models import Outcome
 from apps.swarms import progress
@@ -43,7 +45,7 @@ class Spending:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One attempt that is over: what becomes of its task, and how it went."""
+    """One attempt that is over: what becomes of its task, how it went, and the files that it saved."""
 
     leased: Leased
     runner_id: uuid.UUID
@@ -51,6 +53,7 @@ class Finished:
     finished_at: dt.datetime
     context: dict[str, Any]
     spending: Spending = field(default_factory=Spending)
+    files: Sequence[StoredFile] = ()
 
 
 def write(items: Sequence[Settlement | CachedCall | Finished], *, now: dt.datetime) -> None:
@@ -65,6 +68,8 @@ def write(items: Sequence[Settlement | CachedCall | Finished], *, now: dt.dateti
             progress.lock_swarms({item.leased.swarm_id for item in finished})
             recorded = progress.record([item.outcome for item in finished], now=now)
             _write_attempts([_as_taken(item, recorded) for item in finished])
+            if files := _kept_files(finished, recorded):
+                recording.record(files, now=now)
         if settlements:
             reserving.settle(settlements, now=now)
         if cached:
@@ -84,6 +89,16 @@ def _as_taken(item: Finished, recorded: progress.Recorded) -> Finished:
     return replace(item, outcome=lost)
 
 
+def _kept_files(finished: Sequence[Finished], recorded: progress.Recorded) -> list[tuple[Leased, StoredFile]]:
+    """The files of attempts whose success was taken; those of the others are swept."""
+    return [
+        (item.leased, file)
+        for item in finished
+        if item.files and recorded.statuses.get(item.leased.token) == TaskStatus.SUCCEEDED
+        for file in item.files
+    ]
+
+
 def _write_attempts(finished: Sequence[Finished]) -> None:
     """Keeps every attempt, also one whose lease had ended: what it ran with and cost is true all the same."""
     if not finished:
@@ -92,10 +107,12 @@ def _write_attempts(finished: Sequence[Finished]) -> None:
         cursor.execute(
             """
             INSERT INTO execution_attempt (id, task_id, number, runner_id, started_at, finished_at, outcome,
-                failure_code, error, context, requests, input_tokens, output_tokens, estimated, cost)
+                failure_code, error, context, requests, input_tokens, output_tokens, estimated, cost,
+                files_created)
             SELECT * FROM unnest(
                 %s::uuid[], %s::uuid[], %s::int[], %s::uuid[], %s::timestamptz[], %s::timestamptz[], %s::text[],
-                %s::text[], %s::text[], %s::jsonb[], %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+                %s::text[], %s::text[], %s::jsonb[], %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+                %s::int[])
             ON CONFLICT (id) DO NOTHING
             """,
             [
@@ -114,6 +131,7 @@ def _write_attempts(finished: Sequence[Finished]) -> None:
                 [item.spending.output_tokens for item in finished],
                 [item.spending.estimated for item in finished],
                 [item.spending.cost for item in finished],
+                [len(item.files) for item in finished],
             ],
         )
 

@@ -21,12 +21,16 @@ from apps.costs import reserving
 from apps.costs.cached_calls import CachedCall
 from apps.costs.reserving import CallRequest, Settlement, Verdict
 from apps.execution import leases, results, trying
+from apps.execution.artifacts import storing
+from apps.execution.artifacts.saving import AttemptFiles
+from apps.execution.artifacts.storing import FileStore
 from apps.execution.briefing import Brief, Briefing
 from apps.execution.errors import Busy
 from apps.execution.failures import Failure, classify
 from apps.execution.flights import Flight, RunnerConfig, Stop
 from apps.execution.gate import CallContext, Gate
 from apps.execution.leases import Leased
+from apps.execution.models import LooseObject
 from apps.execution.models import Runner as RunnerRow
 from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
@@ -107,6 +111,8 @@ class Runner:
             quiet_s=QUIET_INTERVAL_S,
         )
         releaser: Batcher[uuid.UUID, None] = Batcher(self._reserves, _release, interval_s=RESERVE_INTERVAL_S)
+        announcer: Batcher[LooseObject, None] = Batcher(self._leases, storing.announce, interval_s=WRITE_INTERVAL_S)
+        self._files = FileStore(announcer.submit, now=self._now)
         self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit, cached=self._writer.submit)
         self._tries = TryingCalls(
             self._row.pk,
@@ -133,7 +139,7 @@ class Runner:
             await self._lease_until_drained()
             await self._finish_flights()
             await self._tries.aclose(trying.CALL_S if self._deadline is None else self._deadline - self._loop.time())
-            for batcher in (self._writer, reserver, releaser):
+            for batcher in (self._writer, reserver, releaser, announcer):
                 await batcher.drain()
         finally:
             await self._tries.aclose(0.0)
@@ -142,6 +148,7 @@ class Runner:
             listener.stop()
             self._keeper.stop()
             self._loop.remove_signal_handler(signal.SIGTERM)
+            self._files.close()
             await self._answers.aclose()
             await self._board.aclose()
             await self._clients.aclose()
@@ -237,7 +244,9 @@ class Runner:
                 expires_at=flight.expires_at,
                 deadline=self._loop.time() + agent.timeout_s,
             )
-        call = AgentCall(agent, brief.prompt, leased.item, leased.number, flight.context, flight.notes)
+        if agent.saves_files or agent.runtime == Runtime.PYTHON:
+            flight.files = AttemptFiles(self._files, leased)
+        call = AgentCall(agent, brief.prompt, leased.item, leased.number, flight.context, flight.notes, flight.files)
         try:
             async with asyncio.timeout(agent.timeout_s):
                 return await self._runtimes[agent.runtime].run(call, self._gate)
@@ -285,6 +294,9 @@ class Runner:
         if outcome is None:
             return
         agent = brief.agent.settings
+        files = flight.files.close() if flight.files else []
+        if files:
+            flight.notes["files"] = [{"name": file.name, "size": file.size} for file in files]
         self._writer.submit(
             Finished(
                 flight.leased,
@@ -301,6 +313,7 @@ class Runner:
                     **flight.notes,
                 },
                 flight.context.spending if flight.context else Spending(),
+                files,
             )
         )
 

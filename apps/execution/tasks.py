@@ -31,3 +31,10 @@ def archive_swarm(archive_id: str) -> bool:
     from apps.execution import archiving
 
     return archiving.store(uuid.UUID(archive_id))
+
+
+def sweep_files() -> int:
+    """Removes from object storage what attempts left there that came to nothing; how many objects."""
+    from apps.execution.artifacts import sweeping
+
+    return sweeping.sweep(now=timezone.now())

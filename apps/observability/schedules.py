@@ -21,6 +21,7 @@ DAILY: dict[str, tuple[str, dt.time]] = {
 HOURLY: dict[str, tuple[str, int]] = {
     "Accrue infrastructure and storage": ("apps.costs.tasks.accrue_costs", 6),
     "Remove cached answers that are over": ("apps.providers.tasks.prune_caches", 36),
+    "Remove files that no task kept": ("apps.execution.tasks.sweep_files", 51),
 }
 """By name: the task's door and the minute of the hour."""
 

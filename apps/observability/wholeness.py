@@ -20,6 +20,8 @@ GRACE = dt.timedelta(seconds=60)
 """How long the orchestrator may take over what is due: it needs seconds, and a stand-by ten more."""
 ARCHIVED_WITHIN = dt.timedelta(minutes=15)
 """How long it may take to archive a terminated swarm: four tries."""
+SWEPT_WITHIN = dt.timedelta(days=1)
+"""How long what failed attempts left in object storage may lie there: four times as long as it is left alone."""
 MOST = 20
 """Most faults told by one check."""
 
@@ -104,6 +106,23 @@ def terminated_and_not_archived(now: dt.datetime) -> list[str]:
         f"Swarm {swarm} was terminated at {_time(end)} and is not archived after {tries} tries: "
         f"{error or 'no job of the ops cluster (manage.py work --cluster ops) has come to it'}."
         for swarm, end, tries, error in rows
+    ]
+
+
+@check("files", "Files that no task kept lie in object storage for longer than a day: nobody removes them.")
+def files_left_behind(now: dt.datetime) -> list[str]:
+    rows = _rows(
+        """
+        SELECT l.key, l.since FROM execution_looseobject l
+        WHERE l.since < %(before)s AND NOT EXISTS (
+            SELECT FROM swarms_task t WHERE t.status = 'running' AND t.lease_token = l.attempt_id
+        ) ORDER BY l.since
+        """,
+        before=now - SWEPT_WITHIN,
+    )
+    return [
+        f"artifacts/{key} was left behind at {_time(since)}; an hourly job of the ops cluster should have removed it."
+        for key, since in rows
     ]
 
 

@@ -4,7 +4,8 @@ It needs no database, no Django and no account. Every choice is drawn from a has
 the same request has the same answer, usage and delay in every run; errors are drawn from the seed and the count of
 requests, so that a retry may succeed.
 
-Models: any name works. Those of ``FAULTS`` misbehave on purpose.
+Models: any name works. Those of ``FAULTS`` misbehave on purpose. Who offers the tool ``save_file`` and writes "save it
+as brief.md" in the prompt gets a call of that tool first, and the answer when the tool's result is in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import errno
 import json
 import random
+import re
 import signal
 import sys
 import time
@@ -38,6 +40,7 @@ FAULTS = {
 }
 OUTAGE_MODES = ("refuse", "hang", "500", "429", "slow")
 SLOW_FACTOR = 10
+_SAVE_AS = re.compile(r"\bsave (?:it|this|them|the \w+) as ([\w./-]+\.\w+)", re.IGNORECASE)
 _DEFAULT_MAX_TOKENS = 4096
 _LARGEST_BODY = 32 * 1024 * 1024
 
@@ -164,6 +167,13 @@ class Simulator:
         completion_tokens = min(wanted, call.max_tokens)
         finish = "stop" if wanted <= call.max_tokens else "length"
         text = compose(call.topic, draw, completion_tokens)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if call.save_as:
+            written = json.dumps({"name": call.save_as, "content": f"# {call.topic.capitalize()}\n\n{text}\n"})
+            function = {"name": "save_file", "arguments": written}
+            message |= {"content": None, "tool_calls": [{"id": f"call_{draw:032x}", "type": "function"}]}
+            message["tool_calls"][0]["function"] = function
+            finish = "tool_calls"
         if call.model == "overbill":
             completion_tokens = call.max_tokens * 2 + 1000
         tally = self.by_model.setdefault(call.model, {"answers": 0, "prompt_tokens": 0, "completion_tokens": 0})
@@ -173,8 +183,8 @@ class Simulator:
         return web.Response(
             body=(
                 f'{{"id":"chatcmpl-sim-{draw:032x}","object":"chat.completion","created":{int(time.time())},'
-                f'"model":{json.dumps(call.model)},"choices":[{{"index":0,"message":{{"role":"assistant",'
-                f'"content":{json.dumps(text)},"refusal":null}},"logprobs":null,"finish_reason":"{finish}"}}],'
+                f'"model":{json.dumps(call.model)},"choices":[{{"index":0,"message":{json.dumps(message)},'
+                f'"logprobs":null,"finish_reason":"{finish}"}}],'
                 f'"usage":{{"prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens},'
                 f'"total_tokens":{prompt_tokens + completion_tokens}}},'
                 f'"system_fingerprint":{json.dumps(self.options.region)}}}'
@@ -263,13 +273,14 @@ class Simulator:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What matters of a chat completion request."""
+    """What matters of a chat completion request. ``save_as`` names the file that is to be saved before the answer."""
 
     model: str
     messages: int
     content_bytes: int
     topic: str
     max_tokens: int
+    save_as: str = ""
 
     @classmethod
     def read(cls, body: bytes) -> _Call:
@@ -290,12 +301,14 @@ class _Call:
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise ValueError("max_completion_tokens must be a whole number above 0.")
         texts = [_text_of(message.get("content")) for message in messages]
+        asked = next((text for m, text in zip(messages[::-1], texts[::-1], strict=True) if m.get("role") == "user"), "")
         return cls(
             model=wish["model"],
             messages=len(messages),
             content_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
-            topic=topic_of(texts[-1]),
+            topic=topic_of(asked or texts[-1]),
             max_tokens=limit,
+            save_as=_to_save(asked, messages[-1], wish.get("tools")),
         )
 
 
@@ -305,6 +318,18 @@ def _text_of(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
     return ""
+
+
+def _to_save(prompt: str, last: dict[str, Any], tools: Any) -> str:
+    """The name in "save it as NAME", where the tool for that is offered and was not called yet."""
+    offered = isinstance(tools, list) and any(
+        isinstance(tool, dict)
+        and isinstance(tool.get("function"), dict)
+        and tool["function"].get("name") == "save_file"
+        for tool in tools
+    )
+    found = _SAVE_AS.search(prompt) if offered and last.get("role") == "user" else None
+    return found[1] if found else ""
 
 
 def _digest(key: str) -> str:

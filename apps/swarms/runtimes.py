@@ -17,8 +17,10 @@ callables: dict[str, Callable[..., Any]] = {}
 def register_callable(name: str) -> Callable[[Function], Function]:
     """Decorator: makes a function ``f(prompt, item)``, plain or async, usable as ``callable: name`` in specs.
 
-    What it returns is the task's result and must be JSON. Put the module that registers it where every process imports
-    it: the ``ready()`` of an installed app. Raises ValueError when another function has the name.
+    What it returns is the task's result and must be JSON. With a third parameter ``files`` it can save files:
+    ``files.save(name, data, media_type=None)``, to be awaited in an async function. Put the module that registers it
+    where every process imports it: the ``ready()`` of an installed app. Raises ValueError when another function has
+    the name.
     """
 
     def register(function: Function) -> Function:

@@ -93,6 +93,15 @@ def _problems_of_agents(agents: Mapping[str, Any]) -> Iterator[Found]:
             elif not cache.get("answers") and not cache.get("degraded"):
                 message = "Allows nothing: set answers or degraded to true, or leave it out."
                 yield Found(("agents", name, "cache"), message, "required")
+        if raw.get("files") is True:
+            if isinstance(runtime, str) and runtime != "llm":
+                message = f"Is only for agents of runtime llm; this one is {runtime}."
+                if runtime == "python":
+                    message += " A callable with a parameter files can always save some."
+                yield Found(("agents", name, "files"), message, "not_applicable")
+            elif isinstance(cache, Mapping):
+                message = "Has no effect with files: what a model does with a tool is never answered from the cache."
+                yield Found(("agents", name, "cache"), message, "not_applicable")
         retry = raw.get("retry")
         if isinstance(retry, Mapping):
             base, most = retry.get("base_delay_s", 5), retry.get("max_delay_s", 60)

@@ -131,6 +131,8 @@ def _message(kind: str, ctx: Mapping[str, Any], value: Any, *, is_key: bool) -> 
             return f"must be a whole number, not {_kind(value)}", "wrong_type"
         case "float_type":
             return f"must be a number, not {_kind(value)}", "wrong_type"
+        case "bool_type":
+            return f"must be true or false, not {_kind(value)}", "wrong_type"
         case "list_type":
             return f"must be a list, not {_kind(value)}", "wrong_type"
         case "dict_type" | "model_type" | "model_attributes_type":

@@ -155,12 +155,13 @@ class AgentSpec(_Part):
     timeout_s: float = Field(120, ge=0.1, le=86_400, description="Seconds after which an attempt is given up.")
     retry: RetrySpec | None = Field(None, description="When a failed attempt is made again.")
     cache: CacheSpec | None = Field(None, description="llm: which answers may come from the response cache.")
+    files: bool = Field(False, description="llm: the model is given a tool to save files, kept with the task.")
 
     @property
     def options(self) -> dict[str, Any]:
         """What its runtime asks for beside the common keys."""
         cache = self.cache.model_dump(exclude_none=True) if self.cache else None
-        asked = (("url", self.url), ("callable", self.callable), ("cache", cache))
+        asked = (("url", self.url), ("callable", self.callable), ("cache", cache), ("files", self.files))
         return {key: value for key, value in asked if value}
 
 
@@ -313,11 +314,14 @@ def json_schema() -> dict[str, Any]:
                     other: False
                     for other in (*asks.values(), *(() if runtime == "llm" else ("cache",)))
                     if other != key
-                },
+                }
+                | ({} if runtime == "llm" else {"files": {"const": False}}),
             },
         }
         for runtime, key in asks.items()
     ]
+    says_files = {"properties": {"files": {"const": True}}, "required": ["files"]}
+    agent["allOf"].append({"if": says_files, "then": {"properties": {"cache": False}}})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Swarm spec"}
 
 

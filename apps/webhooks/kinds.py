@@ -51,6 +51,7 @@ KINDS: dict[str, Kind] = {
     "task.succeeded": Kind("a task succeeded"),
     "task.failed": Kind("a task failed for good", ("code",)),
     "task.cancelled": Kind("a task was cancelled", ("code",)),
+    "artifact.created": Kind("a file of a task that succeeded can be downloaded", ("artifact_id", "size")),
     "budget.created": Kind(
         "a budget was made", ("budget_id", "scope", "period", "enforcement", "limit_usd", "alert_levels")
     ),

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from apps.execution.artifacts.saving import AttemptFiles
 from apps.execution.gate import CallContext, Gate
 
 
@@ -22,10 +23,18 @@ class AgentSettings:
     timeout_s: float
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def saves_files(self) -> bool:
+        """Whether its model is given the tool to save files."""
+        return bool(self.options.get("files"))
+
 
 @dataclass(slots=True)
 class AgentCall:
-    """One attempt at a task. A runtime adds to ``notes`` what the attempt ran with (region, settings); it is kept."""
+    """One attempt at a task. A runtime adds to ``notes`` what the attempt ran with (region, settings); it is kept.
+
+    ``files`` is what it may save files with; None where its agent makes none.
+    """
 
     agent: AgentSettings
     prompt: str
@@ -33,6 +42,7 @@ class AgentCall:
     attempt: int
     context: CallContext | None
     notes: dict[str, Any] = field(default_factory=dict)
+    files: AttemptFiles | None = None
 
 
 class AgentRuntime(Protocol):

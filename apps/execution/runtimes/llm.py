@@ -11,8 +11,10 @@ from typing import Any
 from django.utils import timezone
 from pydantic_ai import Agent
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import UsageLimits
 
 from apps.execution.answering import CachedAnswers, CachePolicy
+from apps.execution.artifacts.saving import SAVE_FILE, AttemptFiles
 from apps.execution.failover import Line
 from apps.execution.gate import Gate
 from apps.execution.governed import GovernedModel
@@ -23,6 +25,8 @@ from apps.providers.switchboard import Switchboard
 from apps.providers.transport import LaunchPad
 
 MAX_CACHED_AGENTS = 512
+REQUESTS = 50
+"""Most requests of one attempt, beside one for each file that it may save."""
 
 
 class LlmRuntime:
@@ -41,7 +45,7 @@ class LlmRuntime:
         self._cache = cache
         self._now = now
         self._pad = LaunchPad()
-        self._agents: OrderedDict[uuid.UUID, Agent[None, str]] = OrderedDict()
+        self._agents: OrderedDict[uuid.UUID, Agent[AttemptFiles | None, str]] = OrderedDict()
 
     async def run(self, call: AgentCall, gate: Gate) -> Any:
         """The model's final text."""
@@ -60,17 +64,21 @@ class LlmRuntime:
             line=line,
             answers=answers,
         )
-        result = await self._agent(call.agent).run(call.prompt, model=model)
+        limits = UsageLimits(request_limit=REQUESTS + (call.files.most if call.files else 0))
+        agent = self._agent(call.agent)
+        result = await agent.run(call.prompt, model=model, deps=call.files, usage_limits=limits)
         if answers is not None:
             answers.keep()
         return result.output
 
-    def _agent(self, settings: AgentSettings) -> Agent[None, str]:
+    def _agent(self, settings: AgentSettings) -> Agent[AttemptFiles | None, str]:
         agent = self._agents.get(settings.id)
         if agent is None:
             agent = Agent(
                 instructions=settings.instructions or None,
                 model_settings=ModelSettings(max_tokens=settings.max_output_tokens),
+                deps_type=AttemptFiles,
+                tools=[SAVE_FILE] if settings.saves_files else [],
                 retries=1,
             )
             self._agents[settings.id] = agent

@@ -239,7 +239,9 @@ class Agent(models.Model):
     runtime = models.CharField(max_length=10, choices=Runtime, default=Runtime.LLM)
     model = models.CharField(max_length=200, blank=True, help_text="provider:model")
     instructions = models.TextField(blank=True)
-    options = models.JSONField(default=dict, blank=True, help_text="As its runtime asks: url, callable or cache.")
+    options = models.JSONField(
+        default=dict, blank=True, help_text="As its runtime asks: url, callable, cache or files."
+    )
     replicas = models.PositiveIntegerField(default=1)
     slots_free = models.PositiveIntegerField(
         default=0, editable=False, help_text="Replicas with neither a ready nor a running task."
