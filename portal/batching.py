@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +27,10 @@ class DatabaseThread:
 
     async def run(self, work: Callable[[], R]) -> R:
         """Runs ``work`` on the thread. A connection that was lost is closed, so that the next call makes a new one."""
+        return await asyncio.wrap_future(self.start(work))
+
+    def start(self, work: Callable[[], R]) -> Future[R]:
+        """As ``run``, from anywhere and without waiting."""
 
         def guarded() -> R:
             try:
@@ -35,7 +39,7 @@ class DatabaseThread:
                 connection.close()
                 raise
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, guarded)
+        return self._pool.submit(guarded)
 
     async def aclose(self) -> None:
         """Closes the thread's connection and ends it."""
@@ -70,64 +74,119 @@ class Batcher(Generic[T, R]):
         self._interval_s = interval_s
         self._quiet_s = interval_s if quiet_s is None else quiet_s
         self._enough_items = enough_items
-        self._enough = asyncio.Event()
         self._max_items = max_items
         self._retry_s = retry_s
         self._items: list[tuple[T, asyncio.Future[R]]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._writing = False
+        self._timer: asyncio.TimerHandle | None = None
         self._not_before = 0.0
+        self._idle: asyncio.Future[None] | None = None
+        self._recovery: asyncio.Task[None] | None = None
 
     def submit(self, item: T) -> asyncio.Future[R]:
         """Adds an item; a future of its result."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._items.append((item, future))
-        if len(self._items) >= self._enough_items:
-            self._enough.set()
-        if self._task is None:
-            self._task = loop.create_task(self._run())
+        if not self._writing:
+            self._go_on()
         return future
 
     async def drain(self) -> None:
         """Waits until everything submitted so far has been written."""
-        while self._task is not None:
-            self._not_before = 0.0
-            self._enough.set()
-            await asyncio.shield(self._task)
+        while self._items or self._writing:
+            if self._idle is None:
+                self._idle = asyncio.get_running_loop().create_future()
+            if not self._writing:
+                self._go_on()
+            await asyncio.shield(self._idle)
 
-    async def _run(self) -> None:
+    # Between an item and its result the event loop takes two turns, and no task: where the loop is busy, each turn is
+    # what a call waits for.
+
+    def _go_on(self) -> None:
+        """Writes the next batch, or does so when its time has come."""
         loop = asyncio.get_running_loop()
-        try:
-            while self._items:
-                if (pause := self._not_before - loop.time()) > 0:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(pause):
-                            await self._enough.wait()
-                self._enough.clear()
-                batch, self._items = self._items[: self._max_items], self._items[self._max_items :]
-                self._not_before = loop.time() + (self._quiet_s if len(batch) <= FEW_ITEMS else self._interval_s)
-                await self._write(batch)
-        finally:
-            self._task = None
+        pause = self._not_before - loop.time()
+        if pause > 0 and self._idle is None and len(self._items) < self._enough_items:
+            if self._timer is None:
+                self._timer = loop.call_later(pause, self._on_time)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        batch, self._items = self._items[: self._max_items], self._items[self._max_items :]
+        self._not_before = loop.time() + (self._quiet_s if len(batch) <= FEW_ITEMS else self._interval_s)
+        self._writing = True
+        items = [item for item, _ in batch]
+        work = self._thread.start(lambda: self._flush(items))
+        work.add_done_callback(lambda done: _tell(loop, self._written, batch, done))
 
-    async def _write(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+    def _on_time(self) -> None:
+        self._timer = None
+        self._not_before = 0.0  # a timer may be early by the resolution of the clock
+        if self._items and not self._writing:
+            self._go_on()
+
+    def _written(self, batch: list[tuple[T, asyncio.Future[R]]], done: Future[Sequence[R]]) -> None:
+        if (error := done.exception()) is not None:
+            self._recovery = asyncio.get_running_loop().create_task(self._recover(batch, error))
+            return
+        try:
+            _give_out(batch, done.result())
+        finally:
+            self._next()
+
+    def _next(self) -> None:
+        self._writing = False
+        if self._items:
+            self._go_on()
+        elif self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
+
+    async def _recover(self, batch: list[tuple[T, asyncio.Future[R]]], error: BaseException) -> None:
+        """Repeats what failed."""
+        try:
+            await self._repeat(batch, error)
+        except Exception as fault:
+            log.exception("write_failed", waiting=len(batch))
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(fault)
+        finally:
+            self._next()
+
+    async def _repeat(self, batch: list[tuple[T, asyncio.Future[R]]], error: BaseException | None = None) -> None:
         items = [item for item, _ in batch]
         while True:
             try:
-                results: Sequence[Any] = await self._thread.run(lambda: self._flush(items))
+                if error is not None:
+                    raise error
+                results = await self._thread.run(lambda: self._flush(items))
                 break
-            except LOST as error:
-                log.warning("database_lost", waiting=len(items), error=str(error).splitlines()[0])
+            except LOST as lost:
+                log.warning("database_lost", waiting=len(items), error=str(lost).splitlines()[0])
                 await asyncio.sleep(self._retry_s)
-            except (DatabaseError, ValueError, TypeError) as error:
+            except (DatabaseError, ValueError, TypeError) as rejected:
                 if len(batch) > 1:
                     for one in batch:
-                        await self._write([one])
+                        await self._repeat([one])
                     return
                 log.exception("write_rejected", item=repr(items[0])[:500])
                 if not batch[0][1].done():
-                    batch[0][1].set_exception(error)
+                    batch[0][1].set_exception(rejected)
                 return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+            error = None
+        _give_out(batch, results)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, *call: Any) -> None:
+    """Calls a function in the event loop, unless that has ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(*call)
+
+
+def _give_out(batch: list[tuple[T, asyncio.Future[R]]], results: Sequence[R]) -> None:
+    for (_, future), result in zip(batch, results, strict=True):
+        if not future.done():
+            future.set_result(result)
