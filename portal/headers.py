@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from csp.constants import NONCE, NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
-from csp.middleware import CSPMiddleware, PolicyParts
+from csp.constants import HEADER, NONCE, NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
+from csp.middleware import CheckableLazyObject, CSPMiddleware, PolicyParts
+from csp.utils import build_policy
+from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
 STRICT: dict[str, Any] = {
@@ -73,8 +75,16 @@ class SecurityHeaders(CSPMiddleware):
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
-        answer: HttpResponseBase = super().process_response(request, response)
-        return answer
+        if settings.DEBUG or any(name.startswith("_csp_") for name in vars(response)):  # a view has said something
+            answer: HttpResponseBase = super().process_response(request, response)
+            return answer
+        # What the line above comes to for all other answers, without two deep copies of the policy for each.
+        nonce = getattr(request, "_csp_nonce", None)
+        if HEADER not in response.headers:
+            response.headers[HEADER] = build_policy(policy_of(request, response), nonce=nonce)
+        if nonce is None:
+            request.csp_nonce = CheckableLazyObject(self._csp_nonce_post_response)  # type: ignore[attr-defined]
+        return response
 
     def get_policy_parts(
         self, request: HttpRequest, response: HttpResponseBase, report_only: bool = False

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from base64 import urlsafe_b64encode
 from typing import Any
 
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.models import Session
+from django.db.models import QuerySet
 from django.utils import timezone
+
+from portal.database.prepared import Prepared
+
+_FIELDS = [field.attname for field in Session._meta.concrete_fields]
+
+
+def _in_force(key: str, now: dt.datetime) -> QuerySet[Session]:
+    return Session.objects.filter(session_key=key, expire_date__gt=now)
+
+
+_FOUND = Prepared(lambda key, now: _in_force(key, now).values_list(*_FIELDS), key=str, now=dt.datetime)
 
 
 def stored(key: str) -> str:
@@ -23,19 +36,16 @@ class SessionStore(db.SessionStore):
     """Django's, but for the name under which a row is written, found and deleted."""
 
     def _get_session_from_db(self) -> Session | None:
-        found: Session | None = self._in_force().first()
-        if found is None:
-            self._session_key = None
-        return found
+        for row in _FOUND.rows(key=stored(self.session_key or ""), now=timezone.now()):
+            return Session.from_db("default", _FIELDS, row)
+        self._session_key = None
+        return None
 
     async def _aget_session_from_db(self) -> Session | None:
-        found: Session | None = await self._in_force().afirst()
+        found: Session | None = await _in_force(stored(self.session_key or ""), timezone.now()).afirst()
         if found is None:
             self._session_key = None
         return found
-
-    def _in_force(self) -> Any:
-        return Session.objects.filter(session_key=stored(self.session_key or ""), expire_date__gt=timezone.now())
 
     def exists(self, session_key: str) -> bool:
         return super().exists(stored(session_key))

@@ -155,7 +155,7 @@ STORAGES = {
     "default": _objects("storage"),
     "archive": _objects("archive", ContentType="application/gzip"),
     "artifacts": _objects("artifacts"),
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "portal.storage.StaticFilesStorage"},
 }
 STATIC_URL = "static/"
 STATIC_ROOT = None if STANDALONE else BASE_DIR / "staticfiles"
@@ -201,7 +201,7 @@ AXES_VERBOSE = False
 LANGUAGE_CODE = "en-us"
 LANGUAGES = [("en", "English")]  # every page of the administration looks up the names of all
 TIME_ZONE = "UTC"
-USE_I18N = True
+USE_I18N = False  # every text is English: nothing is looked up, and dates keep their form
 USE_TZ = True
 
 # -- security --------------------------------------------------------------------------------------------------------

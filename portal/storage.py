@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from django.core.files.base import File
 from django.core.files.storage import FileSystemStorage, Storage
+from whitenoise.storage import CompressedStaticFilesStorage
 
 
 class Described(File):  # type: ignore[type-arg]
@@ -33,6 +34,20 @@ def stream(storage: Storage, name: str) -> Any:
     # A file of django-storages loads all of the object before the first byte can be read.
     found = getattr(file, "obj", None)
     return file if found is None else found.get()["Body"]
+
+
+class StaticFilesStorage(CompressedStaticFilesStorage):
+    """Files of the site, whose addresses stay what they are: a page names twenty, and each is put together once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._urls: dict[str, str] = {}
+
+    def url(self, name: str | None) -> str:
+        found = self._urls.get(name or "")
+        if found is None:
+            found = self._urls[name or ""] = str(super().url(name))
+        return found
 
 
 class WholeFileStorage(FileSystemStorage):

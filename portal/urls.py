@@ -3,6 +3,9 @@ from django.urls import include, path
 
 admin.autodiscover()
 
+handler403 = "portal.refusals.forbidden"
+handler404 = "portal.refusals.not_found"
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/", include("apps.api.urls")),

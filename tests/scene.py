@@ -22,7 +22,9 @@ from django.contrib.admin.utils import quote
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.db import models
-from django.test import Client
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
+from django.test.client import ClientHandler
 from django.utils import timezone
 
 from apps.audit.trail import Actor
@@ -48,6 +50,7 @@ from tests.forms import form_of
 NAME, OTHER = "quagga", "okapi"
 TESTER = Actor("system", "test")
 UNKNOWN_ID, UNKNOWN_NUMBER = str(uuid.UUID(int=0x0190_5D00_AC96_774B_BCCE_B302_099A_8057)), "987654321"
+_handler = ClientHandler(enforce_csrf_checks=False)
 _ACT = re.compile(r"/admin/(\w+)/(\w+)/<object_id>/")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
@@ -124,6 +127,13 @@ class Scene:
         special |= {"swarms.Task: retry_chosen": self.task}
         return special.get(door.name) or self.row(door.model)
 
+    def asked(self, who: str, address: str) -> HttpResponse:
+        """Straight from the handler: Django's test client copies the context of every template on the way."""
+        factory = RequestFactory()
+        factory.cookies = self.clients[who].cookies
+        response: HttpResponse = _handler(factory.get(address).environ)
+        return response
+
     def forms(self, model: type[models.Model]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a browser would send to add a row for the tenant, and to save its row as it is."""
         if isinstance(admin.site._registry[model], ReadOnly):
@@ -131,7 +141,7 @@ class Scene:
         if model not in self._forms:
             start = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
             ends = ("add/", f"{quote(self.row(model).pk)}/change/")
-            pages = [self.clients["platform"].get(start + end) for end in ends]
+            pages = [self.asked("platform", start + end) for end in ends]
             add, change = (form_of(page.content.decode()) if page.status_code == 200 else {} for page in pages)
             self._forms[model] = add | added(self).get(model._meta.label, {}), change
         return self._forms[model]

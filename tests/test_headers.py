@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from csp.decorators import csp_update
+from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
+from django.utils.html import escape
 
 from apps.tenants.models import User
-from portal import headers
+from portal import headers, refusals
 from portal.headers import SecurityHeaders
 
 pytestmark = pytest.mark.django_db
@@ -68,11 +72,12 @@ def test_every_answer_has_every_header(ask: Ask, status: int, kind: str, platfor
         assert "'unsafe-inline'" not in found["style-src"]
 
 
-def test_a_style_element_has_its_own_nonce_each_time(platform_admin: User, client: Client) -> None:
-    client.force_login(platform_admin)
+@pytest.mark.parametrize("address", ["/", "/nothing/", "/submit/"])
+def test_a_style_element_has_its_own_nonce_each_time(address: str, viewer: User, client: Client) -> None:
+    client.force_login(viewer)
     nonces = set()
     for _ in range(2):
-        response = client.get("/")
+        response = client.get(address)
         [nonce] = policy(response)["style-src"] - {"'self'"}
         assert f'<style nonce="{nonce[7:-1]}">' in response.content.decode()
         nonces.add(nonce)
@@ -111,6 +116,34 @@ def test_what_is_to_be_saved_can_do_nothing_when_it_is_shown() -> None:
     request.resolver_match = None
     response: Any = SecurityHeaders(lambda _: answer)(request)
     assert policy(response) == {"default-src": {"'none'"}, "frame-ancestors": {"'none'"}, "sandbox": set()}
+
+
+def test_what_is_refused_is_told_to_each_in_its_own_words() -> None:
+    request = RequestFactory().get("/")
+    for sentence in ("Ask <finance>.", "Ask the owner.", "Ask <finance>."):
+        page = refusals.forbidden(request, PermissionDenied(sentence)).content.decode()
+        assert escape(sentence) in page
+        assert "Ask an administrator" in page
+    assert "Your role does not allow this." in refusals.forbidden(request, PermissionDenied()).content.decode()
+
+
+@pytest.mark.parametrize("nonce", [None, "abc"])
+@pytest.mark.parametrize("app", ["console", "admin"])
+def test_a_view_can_add_to_the_policy_and_without_that_it_is_the_librarys(app: str, nonce: str | None) -> None:
+    def header(decorated: Any) -> dict[str, set[str]]:
+        request: Any = RequestFactory().get("/")
+        request.resolver_match = SimpleNamespace(app_name=app, view_name="")
+        request._csp_nonce = nonce
+        return policy(SecurityHeaders(decorated)(request))
+
+    def plain(_: Any) -> HttpResponse:
+        return HttpResponse()
+
+    usual = header(plain)
+    assert header(csp_update({})(plain)) == usual
+    assert header(csp_update({"img-src": "https://example.test"})(plain)) == usual | {
+        "img-src": usual["img-src"] | {"https://example.test"}
+    }
 
 
 def test_a_view_that_knows_better_is_left_alone() -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from django.core.cache import cache
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.views.defaults import permission_denied
 
 from apps.audit import trail
 from apps.tenants.access import AccessDenied, Noted, Principal
 from apps.tenants.models import AccessPolicy
 from portal.money import usd_text
+from portal.refusals import forbidden
 
 LOOKS_NOTED_EVERY_S = 3600
 """Looking at rows is noted once an hour for each person, policy and permission; acts are noted each time."""
@@ -33,7 +33,7 @@ class PolicyTrail:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """A denial that no page told by itself is a page that tells it."""
-        return permission_denied(request, exception) if isinstance(exception, AccessDenied) else None
+        return forbidden(request, exception) if isinstance(exception, AccessDenied) else None
 
 
 def write_down(by: Principal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
@@ -43,6 +44,7 @@ LOOKS: dict[str, tuple[str, str]] = {
 
 
 @register.simple_tag
+@functools.lru_cache(maxsize=1000)
 def icon(name: str, extra: str = "") -> SafeString:
     """A Material symbol; decoration, so it is hidden from screen readers."""
     return format_html('<span class="material-symbols-outlined sd-icon {}" aria-hidden="true">{}</span>', extra, name)
@@ -225,6 +227,7 @@ def query(context: dict[str, Any], **changes: Any) -> str:
 
 
 @register.simple_tag
+@functools.cache
 def theme_colours() -> SafeString:
     """The theme's colours as CSS variables, from the same setting that colours the admin."""
     colours = get_config()["COLORS"]
@@ -238,6 +241,7 @@ def theme_colours() -> SafeString:
 
 
 @register.simple_tag
+@functools.cache
 def site(name: str) -> str:
     """A text of the UNFOLD setting: SITE_TITLE, SITE_SYMBOL."""
     return str(get_config().get(name) or "")
