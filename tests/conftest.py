@@ -5,14 +5,32 @@ from __future__ import annotations
 import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher, make_password
 
-import portal.urls  # noqa: F401  (the pages of the administration, which tests of modules ask for)
 from apps.api import limits
 from apps.tenants.models import Membership, Tenant, User
 from apps.tenants.roles import Role
 from tests.browser import web_server, windows
-from tests.databases import db, django_db_setup, own_database, pytest_collection_modifyitems
+from tests.databases import (
+    db,
+    django_db_modify_db_settings,
+    django_db_setup,
+    own_database,
+    pytest_collection_modifyitems,
+)
 
-__all__ = ["db", "django_db_setup", "own_database", "pytest_collection_modifyitems", "web_server", "windows"]
+__all__ = [
+    "db",
+    "django_db_modify_db_settings",
+    "django_db_setup",
+    "own_database",
+    "pytest_collection_modifyitems",
+    "web_server",
+    "windows",
+]
+
+
+def pytest_collectstart() -> None:
+    """Makes the pages of the administration, which tests of modules ask for, in processes that collect tests."""
+    import portal.urls  # noqa: F401
 
 
 @pytest.fixture

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from asgiref.sync import SyncToAsync
 from django.conf import settings
+from django.core.management import call_command
 from django.db import connection, connections
 
+_TEMPLATE = "swarmdesk_migrated"
 _numbers = itertools.count(1)
 
 
@@ -39,6 +44,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             names.append("db")
         if "web_of_module" in names:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None,
+    django_db_blocker: Any,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """In a parallel run, the test database of each process is a copy of one that the first to need it migrates."""
+    if not hasattr(request.config, "workerinput"):
+        return
+    folder = tmp_path_factory.getbasetemp().parent
+    with django_db_blocker.unblock(), _one_at_a_time(folder / "template.lock"):
+        if not (folder / "template").exists():
+            _migrate(_TEMPLATE)
+            (folder / "template").touch()
+    # Nothing is left to migrate, and Django need not read all migrations to find that out.
+    connection.settings_dict["TEST"] |= {"TEMPLATE": _TEMPLATE, "MIGRATE": False}
+
+
+def _migrate(name: str) -> None:
+    """Makes a migrated database that nobody is connected to; one of that name is of an earlier run, and goes."""
+    usual = connection.settings_dict["NAME"]
+    _admin(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    _admin(f'CREATE DATABASE "{name}"')
+    connection.close()
+    connection.settings_dict["NAME"] = name
+    try:
+        call_command("migrate", verbosity=0, interactive=False)
+    finally:
+        connection.close()
+        connection.settings_dict["NAME"] = usual
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,18 @@
 """The server of a test run: one embedded PostgreSQL without durability, unless DATABASE_URL names another.
 
-Parallel test processes share it. The first to need a database migrates a template; each then copies it.
+Parallel test processes share it.
 """
 
 from __future__ import annotations
 
 import atexit
-import fcntl
 import gc
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,6 @@ _FAST = {
     "max_connections": "300",
     "max_wal_size": "256MB",
 }
-_TEMPLATE = "swarmdesk_migrated"
 _PREFIX = "swarmdesk-test-"
 
 
@@ -84,40 +81,6 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: Any, args
     os.environ["CACHE_URL"] = os.environ.get("TEST_CACHE_URL", "")
 
 
-@pytest.fixture(scope="session")
-def django_db_modify_db_settings(
-    django_db_modify_db_settings_parallel_suffix: None,
-    django_db_blocker: Any,
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """In a parallel run, the test database of each process is a copy of one that was migrated once."""
-    if not hasattr(request.config, "workerinput"):
-        return
-    from django.db import connection
-
-    with django_db_blocker.unblock(), _one_at_a_time(tmp_path_factory.getbasetemp().parent / "template.lock"):
-        usual = connection.settings_dict["NAME"]
-        with connection._nodb_cursor() as cursor:  # type: ignore[attr-defined]
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_TEMPLATE])
-            if cursor.fetchone() is None:
-                cursor.execute(f'CREATE DATABASE "{_TEMPLATE}_unfinished"')
-                _migrate(f"{_TEMPLATE}_unfinished")
-                cursor.execute(f'ALTER DATABASE "{_TEMPLATE}_unfinished" RENAME TO "{_TEMPLATE}"')
-        connection.settings_dict["NAME"] = usual
-    connection.settings_dict["TEST"]["TEMPLATE"] = _TEMPLATE
-
-
-def _migrate(name: str) -> None:
-    from django.core.management import call_command
-    from django.db import connection
-
-    connection.close()
-    connection.settings_dict["NAME"] = name
-    call_command("migrate", verbosity=0, interactive=False)
-    connection.close()
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of a group run in one process of a parallel run, which sets up what they share once.
@@ -136,13 +99,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
-
-
-@contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.hookimpl(trylast=True)

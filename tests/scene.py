@@ -22,7 +22,6 @@ from django.contrib.admin.utils import quote
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.db import models
-from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.test.client import ClientHandler
 from django.utils import timezone
@@ -127,12 +126,11 @@ class Scene:
         special |= {"swarms.Task: retry_chosen": self.task}
         return special.get(door.name) or self.row(door.model)
 
-    def asked(self, who: str, address: str) -> HttpResponse:
+    def asked(self, who: str, address: str) -> Any:
         """Straight from the handler: Django's test client copies the context of every template on the way."""
         factory = RequestFactory()
         factory.cookies = self.clients[who].cookies
-        response: HttpResponse = _handler(factory.get(address).environ)
-        return response
+        return _handler(factory.get(address).environ)
 
     def forms(self, model: type[models.Model]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a browser would send to add a row for the tenant, and to save its row as it is."""
