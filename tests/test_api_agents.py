@@ -30,6 +30,9 @@ def test_the_agents_of_ones_swarms_are_listed_with_their_specs(swarms: list[Swar
     (writer,) = call.get(f"/agents/?swarm={swarms[0].pk}&name=writer").json()["results"]
     assert (writer["tenant"], writer["runtime"], writer["model"]) == ("acme", "llm", "simulated:large")
     assert call.get(f"/agents/{writer['id']}/").json() == writer
+    assert writer["files"] is False
+    swarms[0].agents.filter(name="writer").update(options={"files": True})
+    assert call.get(f"/agents/{writer['id']}/").json()["files"] is True
     assert call.get("/agents/?runtime=http").json()["results"] == []
     assert call.get("/agents/?tenant=rival").json()["results"] == []
     assert is_refusal(call.get("/agents/?runtime=magic"), 400)

@@ -450,5 +450,6 @@ DESCRIPTION = (
     'GET /health, GET /simulator/stats, and POST /simulator/outage with {"seconds": 30, "mode": "refuse"} to take it '
     'down (null seconds: until {"seconds": 0}; modes: refuse, hang, 500, 429, slow: ten times). '
     'POST /simulator/keys with {"accepted": ["key"]} sets the keys that are taken. '
+    'Who offers the tool save_file and writes "save it as NAME" in the prompt gets a call of it before the answer. '
     "Models that misbehave: " + "; ".join(f"{name} {what}" for name, what in FAULTS.items()) + "."
 )

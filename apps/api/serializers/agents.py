@@ -46,6 +46,9 @@ class AgentSpecSerializer(serializers.Serializer):
     cache = CacheSerializer(
         source="options.cache", default=None, allow_null=True, help_text="Which answers may come from the cache."
     )
+    files = serializers.BooleanField(
+        source="options.files", default=False, help_text="Whether its model is given a tool to save files."
+    )
 
 
 AGENT_EXAMPLE = OpenApiExample(
@@ -67,6 +70,7 @@ AGENT_EXAMPLE = OpenApiExample(
         "timeout_s": 60.0,
         "retry": {"max_retries": 3},
         "cache": None,
+        "files": False,
     },
     response_only=True,
     status_codes=["200"],
