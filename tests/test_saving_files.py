@@ -330,7 +330,7 @@ def test_much_content_goes_in_portions(db: None, acme: Tenant, monkeypatch: pyte
 
 def a_lease() -> Leased:
     one = uuid.uuid4()
-    return Leased(one, one, one, one, one, one, 0, None, 1, NOW, NOW)
+    return Leased(one, one, one, one, one, one, 0, None, 1, NOW)
 
 
 def with_files(work: Callable[[AttemptFiles], Awaitable[Any]], *, limits: FileLimits = LIMITS) -> Any:

@@ -1,7 +1,8 @@
 """Holding money for calls before they are made, so that no hard budget can be exceeded.
 
-Locks are taken in one order everywhere: reservations by id, then budget periods by id. Each function here takes them
-once; calling several of them in one transaction gives that up, and with it the freedom from deadlocks.
+Locks are taken in one order everywhere: reservations by id, then budget periods by id (between them, whoever records
+what became of tasks locks those and their swarms). Each function here takes them once; calling several of them in one
+transaction gives that up, and with it the freedom from deadlocks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from apps.costs.fitting import BIGGEST, Ask, PeriodState, Refusal, fit
 from apps.costs.models import Cause
 from apps.costs.settling import Settled, Settlement, charge_expired, release, settle
 from apps.events import log as events
+from portal.database.arrays import as_rows
 from portal.money import usd_label
 
 __all__ = [
@@ -164,26 +166,36 @@ def _existing(ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         return {row[0] for row in cursor}
 
 
+_RESERVATION: dict[str, str] = {
+    **dict.fromkeys(("id", "tenant_id", "subject_id", "swarm_id", "task_id", "attempt_id"), "uuid"),
+    **dict.fromkeys(("agent", "model", "run"), "text"),
+    "amount": "bigint",
+    "period_ids": "text",
+    "expires_at": "timestamptz",
+}
+"""By column of a reservation: its type, as it travels."""
+
+
 def _hold(calls: Sequence[CallRequest], asks: dict[uuid.UUID, Ask], *, now: dt.datetime) -> None:
     """Writes the reservations, and adds those that are new to their periods, in one statement."""
     if not calls:
         return
-    rows = sorted(calls, key=lambda call: call.id)
+    calls = sorted(calls, key=lambda call: call.id)
+    columns = {name: [getattr(call, name) for call in calls] for name in _RESERVATION if name != "period_ids"}
+    # An array of arrays must be rectangular, so each list of periods travels as text.
+    columns["period_ids"] = ["{" + ",".join(map(str, asks[call.id].period_ids)) + "}" for call in calls]
+    rows, parameters = as_rows(_RESERVATION, columns)
     with connection.cursor() as cursor:
         # NOT EXISTS, though there is ON CONFLICT, because a row that is just being settled must not be waited for: its
         # settlement waits for the periods locked here.
         cursor.execute(
-            """
+            f"""
             WITH held AS (
                 INSERT INTO costs_reservation (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model,
                                                run, amount, period_ids, created_at, expires_at)
                 SELECT c.id, c.tenant_id, c.subject_id, c.swarm_id, c.task_id, c.attempt_id, c.agent, c.model, c.run,
                        c.amount, c.period_ids::bigint[], %(now)s, c.expires_at
-                FROM unnest(%(ids)s::uuid[], %(tenants)s::uuid[], %(subjects)s::uuid[], %(swarms)s::uuid[],
-                            %(tasks)s::uuid[], %(attempts)s::uuid[], %(agents)s::text[], %(models)s::text[],
-                            %(runs)s::text[], %(amounts)s::bigint[], %(periods)s::text[], %(ends)s::timestamptz[])
-                         AS c (id, tenant_id, subject_id, swarm_id, task_id, attempt_id, agent, model, run,
-                               amount, period_ids, expires_at)
+                FROM ({rows}) AS c
                 WHERE NOT EXISTS (SELECT FROM costs_reservation r WHERE r.id = c.id)
                 ON CONFLICT DO NOTHING
                 RETURNING amount, period_ids
@@ -193,21 +205,7 @@ def _hold(calls: Sequence[CallRequest], asks: dict[uuid.UUID, Ask], *, now: dt.d
             UPDATE costs_budgetperiod p SET reserved = p.reserved + added.amount, updated_at = %(now)s
             FROM added WHERE p.id = added.id
             """,
-            {
-                "now": now,
-                "ids": [call.id for call in rows],
-                "tenants": [call.tenant_id for call in rows],
-                "subjects": [call.subject_id for call in rows],
-                "swarms": [call.swarm_id for call in rows],
-                "tasks": [call.task_id for call in rows],
-                "attempts": [call.attempt_id for call in rows],
-                "agents": [call.agent for call in rows],
-                "models": [call.model for call in rows],
-                "runs": [call.run for call in rows],
-                "amounts": [call.amount for call in rows],
-                "periods": ["{" + ",".join(map(str, asks[call.id].period_ids)) + "}" for call in rows],
-                "ends": [call.expires_at for call in rows],
-            },
+            {**parameters, "now": now},
         )
 
 
@@ -271,8 +269,11 @@ def _verdict(
 
 
 def extend(attempt_ids: Sequence[uuid.UUID], expires_at: dt.datetime) -> int:
-    """Keeps the reservations of these attempts at least until ``expires_at``; how many there are."""
-    return _extend("attempt_id", attempt_ids, expires_at)
+    """Keeps the reservations of these attempts at least until ``expires_at``; how many were kept.
+
+    Those that are just being settled are passed over: their settlement may wait for a task that the caller has locked.
+    """
+    return _extend("attempt_id", attempt_ids, expires_at, others="SKIP LOCKED")
 
 
 def extend_calls(ids: Sequence[uuid.UUID], expires_at: dt.datetime) -> int:
@@ -280,12 +281,12 @@ def extend_calls(ids: Sequence[uuid.UUID], expires_at: dt.datetime) -> int:
     return _extend("id", ids, expires_at)
 
 
-def _extend(column: str, ids: Sequence[uuid.UUID], expires_at: dt.datetime) -> int:
+def _extend(column: str, ids: Sequence[uuid.UUID], expires_at: dt.datetime, *, others: str = "") -> int:
     with transaction.atomic(savepoint=False), connection.cursor() as cursor:
         cursor.execute(
             f"""
             UPDATE costs_reservation SET expires_at = greatest(expires_at, %s)
-            WHERE id IN (SELECT id FROM costs_reservation WHERE {column} = ANY(%s) ORDER BY id FOR UPDATE)
+            WHERE id IN (SELECT id FROM costs_reservation WHERE {column} = ANY(%s) ORDER BY id FOR UPDATE {others})
             """,
             [expires_at, list(ids)],
         )

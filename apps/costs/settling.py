@@ -162,24 +162,34 @@ def settle(settlements: Sequence[Settlement], *, now: dt.datetime) -> list[Settl
     event. A call that was charged as a whole because its lease ended gets an adjustment entry with the difference,
     once. A settlement whose call is unknown, or was settled before, changes nothing; the unknown ones are reported.
     """
+    if not settlements:
+        return []
+    with transaction.atomic(savepoint=False):
+        moves, results = take(settlements)
+        apply(moves, now=now)
+    return [results[settlement.reservation_id] for settlement in settlements]
+
+
+def take(settlements: Iterable[Settlement]) -> tuple[Moves, dict[uuid.UUID, Settled]]:
+    """The first half of :func:`settle`: takes the reservations away; what is then to be applied, and the results by id.
+
+    For a transaction with locks of its own between the two halves, which applies the moves before it ends. It locks
+    reservations, no budget period.
+    """
     wanted: dict[uuid.UUID, Settlement] = {}
     for settlement in settlements:
         wanted.setdefault(settlement.reservation_id, settlement)
-    if not wanted:
-        return []
+    moves = Moves()
     results: dict[uuid.UUID, Settled] = {}
-    with transaction.atomic(savepoint=False):
-        moves = Moves()
-        for held in _take(wanted):
-            settlement = wanted[held.id]
-            charged = held.amount if settlement.amount is None else settlement.amount
-            moves.charge(held, charged, settlement=settlement, unsettled=settlement.amount is None)
-            results[held.id] = Settled(held.id, charged, late=False)
-        late = [wanted[id] for id in sorted(wanted.keys() - results.keys())]
-        if late:
-            results.update(_settle_late(late, moves))
-        apply(moves, now=now)
-    return [results[settlement.reservation_id] for settlement in settlements]
+    for held in _take(wanted) if wanted else ():
+        settlement = wanted[held.id]
+        charged = held.amount if settlement.amount is None else settlement.amount
+        moves.charge(held, charged, settlement=settlement, unsettled=settlement.amount is None)
+        results[held.id] = Settled(held.id, charged, late=False)
+    late = [wanted[id] for id in sorted(wanted.keys() - results.keys())]
+    if late:
+        results.update(_settle_late(late, moves))
+    return moves, results
 
 
 def release(ids: Sequence[uuid.UUID]) -> int:

@@ -64,6 +64,20 @@ def emit(events: Iterable[NewEvent], *, now: dt.datetime | None = None) -> None:
         )
 
 
+WRITTEN = """
+    events_written AS (
+        INSERT INTO events_event (at, kind, tenant_id, swarm_id, task_id, data)
+        SELECT %(now)s, kind, tenant_id, swarm_id, task_id, data FROM happened
+    )
+"""
+"""SQL for a statement that changes many rows and writes an event for each: a CTE that reads those of its CTE
+``happened`` (kind, tenant_id, swarm_id, task_id, data). Such events never travel to Python and back. The statement also
+selects ``TOLD``.
+"""
+TOLD = f"(SELECT pg_notify('{Channel.EVENTS}', '{{}}')::text)"
+"""SQL: wakes readers when the transaction commits, if the statement selects any row."""
+
+
 def read(after: int, *conditions: Q, limit: int = 500, upto: int | None = None, **filters: Any) -> list[Event]:
     """The next events after a position, at most ``limit``, oldest first; those that QuerySet filters let through.
 

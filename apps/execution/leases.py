@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.db.models import Min
 
 from apps.costs import reserving
-from apps.events.log import NewEvent, emit
+from apps.events import log
 from apps.execution.models import Attempt, Outcome
 from apps.execution.recovery import RetryPolicy
 from apps.swarms import progress
@@ -35,7 +35,6 @@ class Leased:
     index: int
     item: Any
     number: int
-    ready_at: dt.datetime
     started_at: dt.datetime
 
 
@@ -49,45 +48,45 @@ def lease(
 ) -> list[Leased]:
     """Leases up to ``limit`` ready tasks, best rank first; those another runner is just taking are passed over.
 
-    ``not_of`` are providers whose agents are left to other runners.
+    ``not_of`` are providers whose agents are left to other runners. Its commit does not wait for the disk: whatever
+    lasting is done under a lease (a reservation, a result, a reader's position) is written behind it in PostgreSQL's
+    log, so none of it can be there after a crash of the server without the lease.
     """
     others = (
         "AND split_part((SELECT model FROM swarms_agent WHERE id = agent_id), ':', 1) <> ALL(%(not_of)s)"
         if not_of
         else ""
     )
-    with transaction.atomic(), connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute(
             f"""
             WITH picked AS (
                 SELECT id FROM swarms_task WHERE status = 'ready' {others} ORDER BY rank
                 LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-            )
-            UPDATE swarms_task t SET status = 'running', lease_token = gen_random_uuid(),
-                lease_expires_at = %(expires_at)s, runner_id = %(runner)s, started_at = %(now)s,
-                attempts_counted = attempts_counted + 1, error = '', failure_code = ''
-            FROM picked, swarms_swarm s
-            WHERE t.id = picked.id AND s.id = t.swarm_id
-            RETURNING t.id, t.lease_token, t.swarm_id, s.tenant_id, t.step_id, t.agent_id, t.index, t.item,
-                t.attempts_counted, t.ready_at, t.started_at
+            ), leased AS (
+                UPDATE swarms_task t SET status = 'running', lease_token = gen_random_uuid(),
+                    lease_expires_at = %(expires_at)s, runner_id = %(runner)s, started_at = %(now)s,
+                    attempts_counted = attempts_counted + 1, error = '', failure_code = ''
+                FROM picked, swarms_swarm s
+                WHERE t.id = picked.id AND s.id = t.swarm_id
+                RETURNING t.id, t.lease_token, t.swarm_id, s.tenant_id, t.step_id, t.agent_id, t.index, t.item,
+                    t.attempts_counted
+            ), happened AS (
+                SELECT 'task.running' AS kind, tenant_id, swarm_id, id AS task_id,
+                    jsonb_build_object('attempt', attempts_counted) AS data
+                FROM leased
+            ), {log.WRITTEN}
+            SELECT id, lease_token, swarm_id, tenant_id, step_id, agent_id, index, item, attempts_counted,
+                {log.TOLD}, (SELECT set_config('synchronous_commit', 'off', true))
+            FROM leased
             """,
             {"limit": limit, "expires_at": expires_at, "runner": runner_id, "now": now, "not_of": list(not_of)},
         )
-        leased = [_leased(row) for row in cursor.fetchall()]
-        emit(
-            [
-                NewEvent("task.running", task.tenant_id, task.swarm_id, task.task_id, {"attempt": task.number})
-                for task in leased
-            ],
-            now=now,
-        )
-    return leased
-
-
-def _leased(row: Sequence[Any]) -> Leased:
-    task, item, rest = row[:7], row[7], row[8:]
-    values = [*task, None if item is None else json.loads(item), *rest]  # raw cursors hand JSON over as text
-    return Leased(*values)
+        # Raw cursors hand JSON over as text.
+        return [
+            Leased(*[*task, None if item is None else json.loads(item), number, now])
+            for *task, item, number, _, _ in cursor.fetchall()
+        ]
 
 
 def renew(tokens: Sequence[uuid.UUID], *, expires_at: dt.datetime) -> set[uuid.UUID]:

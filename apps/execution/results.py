@@ -11,15 +11,16 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from apps.costs import cached_calls, reserving
+from apps.costs import cached_calls, settling
 from apps.costs.cached_calls import CachedCall
-from apps.costs.reserving import Settlement
+from apps.costs.settling import Settlement
 from apps.execution.artifacts import recording
 from apps.execution.artifacts.storing import StoredFile
 from apps.execution.leases import Leased
 from apps.execution.models import Outcome
 from apps.swarms import progress
 from apps.swarms.models import FailureCode, TaskStatus
+from portal.database.arrays import as_rows
 
 MAX_RESULT_CHARS = 1_000_000
 DROPPED = "Its lease had ended before it did; its result was dropped."
@@ -30,6 +31,20 @@ _OUTCOMES = {
     TaskStatus.FAILED: Outcome.FAILED,
     TaskStatus.WAITING: Outcome.FAILED,
 }
+
+
+_OF_SPENDING = ("requests", "input_tokens", "output_tokens", "estimated", "cost")
+_ATTEMPT: dict[str, str] = {
+    **dict.fromkeys(("id", "task_id"), "uuid"),
+    "number": "int",
+    "runner_id": "uuid",
+    **dict.fromkeys(("started_at", "finished_at"), "timestamptz"),
+    **dict.fromkeys(("outcome", "failure_code", "error"), "text"),
+    "context": "jsonb",
+    **dict.fromkeys(_OF_SPENDING, "bigint"),
+    "files_created": "int",
+}
+"""By column of an attempt: its type."""
 
 
 @dataclass(slots=True)
@@ -64,14 +79,16 @@ def write(items: Sequence[Settlement | CachedCall | Finished], *, now: dt.dateti
     cached = [item for item in items if isinstance(item, CachedCall)]
     finished = [item for item in items if isinstance(item, Finished)]
     with transaction.atomic():
+        # First, because runners whose agents belong to one swarm take turns from the lock of its row on. Whoever holds
+        # a swarm waits for no reservation of somebody else.
+        moves, _ = settling.take(settlements)
         if finished:
             progress.lock_swarms({item.leased.swarm_id for item in finished})
             recorded = progress.record([item.outcome for item in finished], now=now)
             _write_attempts([_as_taken(item, recorded) for item in finished])
             if files := _kept_files(finished, recorded):
                 recording.record(files, now=now)
-        if settlements:
-            reserving.settle(settlements, now=now)
+        settling.apply(moves, now=now)
         if cached:
             cached_calls.record(cached, now=now)
 
@@ -103,36 +120,26 @@ def _write_attempts(finished: Sequence[Finished]) -> None:
     """Keeps every attempt, also one whose lease had ended: what it ran with and cost is true all the same."""
     if not finished:
         return
+    rows, parameters = as_rows(
+        _ATTEMPT,
+        {
+            "id": [item.leased.token for item in finished],
+            "task_id": [item.leased.task_id for item in finished],
+            "number": [item.leased.number for item in finished],
+            "runner_id": [item.runner_id for item in finished],
+            "started_at": [item.leased.started_at for item in finished],
+            "finished_at": [item.finished_at for item in finished],
+            "outcome": [str(_outcome(item)) for item in finished],
+            "failure_code": [str(item.outcome.failure_code) for item in finished],
+            "error": [item.outcome.error for item in finished],
+            "context": [json.dumps(item.context) for item in finished],
+            **{name: [getattr(item.spending, name) for item in finished] for name in _OF_SPENDING},
+            "files_created": [len(item.files) for item in finished],
+        },
+    )
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            INSERT INTO execution_attempt (id, task_id, number, runner_id, started_at, finished_at, outcome,
-                failure_code, error, context, requests, input_tokens, output_tokens, estimated, cost,
-                files_created)
-            SELECT * FROM unnest(
-                %s::uuid[], %s::uuid[], %s::int[], %s::uuid[], %s::timestamptz[], %s::timestamptz[], %s::text[],
-                %s::text[], %s::text[], %s::jsonb[], %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-                %s::int[])
-            ON CONFLICT (id) DO NOTHING
-            """,
-            [
-                [item.leased.token for item in finished],
-                [item.leased.task_id for item in finished],
-                [item.leased.number for item in finished],
-                [item.runner_id for item in finished],
-                [item.leased.started_at for item in finished],
-                [item.finished_at for item in finished],
-                [str(_outcome(item)) for item in finished],
-                [item.outcome.failure_code for item in finished],
-                [item.outcome.error for item in finished],
-                [json.dumps(item.context) for item in finished],
-                [item.spending.requests for item in finished],
-                [item.spending.input_tokens for item in finished],
-                [item.spending.output_tokens for item in finished],
-                [item.spending.estimated for item in finished],
-                [item.spending.cost for item in finished],
-                [len(item.files) for item in finished],
-            ],
+            f"INSERT INTO execution_attempt ({', '.join(_ATTEMPT)}) {rows} ON CONFLICT (id) DO NOTHING", parameters
         )
 
 

@@ -12,15 +12,16 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
 
 from apps.costs.reserving import Refused
-from apps.events.log import NewEvent, emit
+from apps.events.log import TOLD, WRITTEN, NewEvent, emit
 from apps.swarms.models import FailureCode, Priority, ResourcePool, Step, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.scheduling import task_rank
 from apps.swarms.stopping import stop_for_budgets
+from portal.database.arrays import as_rows
 from portal.notify import Channel, notify
 
 
@@ -56,8 +57,12 @@ class Recorded:
 
 def lock_swarms(swarm_ids: Collection[uuid.UUID], *, wait: bool = True) -> list[uuid.UUID]:
     """Locks swarm rows in id order; the ids locked. Without ``wait``, those that others hold are left out."""
-    rows = Swarm.objects.select_for_update(skip_locked=not wait).filter(pk__in=swarm_ids).order_by("pk")
-    return list(rows.values_list("pk", flat=True))
+    others = "" if wait else "SKIP LOCKED"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT id FROM swarms_swarm WHERE id = ANY(%s) ORDER BY id FOR UPDATE {others}", [list(swarm_ids)]
+        )
+        return [id for (id,) in cursor.fetchall()]
 
 
 def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
@@ -69,35 +74,21 @@ def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
     recorded = Recorded()
     if not outcomes:
         return recorded
-    rows = _write_outcomes(outcomes, now)
-    events: list[NewEvent] = []
+    taken = _write_outcomes(outcomes, now)
     freed: Counter[uuid.UUID] = Counter()
     done: dict[uuid.UUID, Counter[str]] = defaultdict(Counter)
-    succeeded_steps: Counter[uuid.UUID] = Counter()
-    for row in rows:
-        recorded.statuses[row.lease_token] = row.status
-        done[row.swarm_id][row.status] += 1
-        if row.status != TaskStatus.READY:
-            freed[row.agent_id] += 1
-        if row.status == TaskStatus.SUCCEEDED:
-            succeeded_steps[row.step_id] += 1
-        events.append(
-            NewEvent(
-                f"task.{row.status}",
-                row.tenant_id,
-                row.swarm_id,
-                row.task_id,
-                _data_of(row),
-            )
-        )
-    if not rows:
+    succeeded: Counter[uuid.UUID] = Counter()
+    for group in taken:
+        recorded.statuses.update(dict.fromkeys(group.tokens, group.status))
+        done[group.swarm_id][group.status] += len(group.tokens)
+        if group.status != TaskStatus.READY:
+            freed[group.agent_id] += len(group.tokens)
+        if group.status == TaskStatus.SUCCEEDED:
+            succeeded[group.step_id] += len(group.tokens)
+    if not taken:
         return recorded
-    stopped = stop_for_budgets(_refusals(outcomes, rows), now=now)
-    free_slots(freed + stopped.slots)
-    completed = _close_tasks_of_steps(succeeded_steps)
-    for swarm_id, names in completed.items():
-        _meet_needs(swarm_id, names)
-    events += stopped.events
+    stopped = stop_for_budgets(_refusals(outcomes, taken), now=now)
+    events = stopped.events
     for swarm_id, counts in done.items():
         if swarm_id in stopped.cancelled:
             counts[TaskStatus.CANCELLED] += stopped.cancelled[swarm_id]
@@ -105,7 +96,10 @@ def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
             cancelled = cancel_blocked(swarm_id, now=now)
             counts[TaskStatus.CANCELLED] += len(cancelled)
             events += cancelled
-    ended, end_events = _count(done, now)
+    tally = _count(done, succeeded, freed + stopped.slots)
+    for swarm_id, names in tally.complete.items():
+        _meet_needs(swarm_id, names)
+    ended, end_events = _ended(tally.over, now)
     emit(events, now=now)
     open_tasks(done.keys() - {swarm.pk for swarm in ended}, now=now)
     if ended:
@@ -116,52 +110,60 @@ def record(outcomes: Sequence[TaskOutcome], *, now: dt.datetime) -> Recorded:
     return recorded
 
 
-def _data_of(row: _Row) -> dict[str, Any]:
-    code = {"code": row.failure_code} if row.failure_code else {}
-    return {**code, "degraded": True} if row.degraded else code
-
-
-def _refusals(outcomes: Sequence[TaskOutcome], rows: Sequence[_Row]) -> dict[uuid.UUID, Refused]:
+def _refusals(outcomes: Sequence[TaskOutcome], taken: Sequence[_Taken]) -> dict[uuid.UUID, Refused]:
     """The first refusal for good of each swarm, among the outcomes that were taken."""
-    by_token = {outcome.lease_token: outcome.refused for outcome in outcomes if outcome.refused}
-    found: dict[uuid.UUID, Refused] = {}
-    for row in rows if by_token else ():
-        refused = by_token.get(row.lease_token)
-        if refused and row.status == TaskStatus.FAILED:
-            found.setdefault(row.swarm_id, refused)
-    return found
+    refused = [(outcome.lease_token, outcome.refused) for outcome in outcomes if outcome.refused]
+    if not refused:
+        return {}
+    swarms = {token: group.swarm_id for group in taken if group.status == TaskStatus.FAILED for token in group.tokens}
+    return {swarms[token]: budget for token, budget in reversed(refused) if token in swarms}
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    lease_token: uuid.UUID
-    task_id: uuid.UUID
-    tenant_id: uuid.UUID
+_OUTCOME: dict[str, str] = {
+    **dict.fromkeys(("task_id", "token"), "uuid"),
+    "status": "text",
+    "result": "jsonb",
+    **dict.fromkeys(("failure_code", "error"), "text"),
+    "retry_at": "timestamptz",
+    **dict.fromkeys(("counted", "degraded"), "boolean"),
+}
+"""By column of an outcome: its type."""
+
+
+class _Taken(NamedTuple):
+    """Outcomes that were taken: tasks of one step and agent that have the same status now."""
+
     swarm_id: uuid.UUID
     step_id: uuid.UUID
     agent_id: uuid.UUID
     status: str
-    failure_code: str
-    degraded: bool
+    tokens: list[uuid.UUID]
 
 
-def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_Row]:
-    """Writes outcomes to the tasks that still hold their lease.
+def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_Taken]:
+    """Writes outcomes to the tasks that still hold their lease, and an event for each.
 
     What a swarm that stops or rests would have run again is cancelled or goes back to pending; where a budget stops
     it, with that code and reason.
     """
+    rows, parameters = as_rows(
+        _OUTCOME,
+        {
+            "task_id": [o.task_id for o in outcomes],
+            "token": [o.lease_token for o in outcomes],
+            "status": [str(o.status) for o in outcomes],
+            "result": [None if o.result is None else json.dumps(o.result) for o in outcomes],
+            "failure_code": [str(o.failure_code) for o in outcomes],
+            "error": [o.error for o in outcomes],
+            "retry_at": [o.retry_at for o in outcomes],
+            "counted": [o.counted for o in outcomes],
+            "degraded": [o.degraded for o in outcomes],
+        },
+    )
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            UPDATE swarms_task t SET
-                status = o.status, result = o.result, degraded = o.degraded,
-                failure_code = o.failure_code, error = o.error,
-                ready_at = CASE WHEN o.status = 'waiting' THEN o.retry_at ELSE t.ready_at END,
-                finished_at = CASE WHEN o.status IN ('succeeded', 'failed', 'cancelled') THEN %(now)s END,
-                attempts_counted = t.attempts_counted - CASE WHEN o.counted THEN 0 ELSE 1 END,
-                lease_token = NULL, lease_expires_at = NULL, runner_id = NULL
-            FROM (
+            f"""
+            WITH outcome AS (
                 SELECT u.task_id, u.token, u.result, u.retry_at, u.counted, u.degraded, s.tenant_id,
                     CASE
                         WHEN s.status = 'stopping' AND u.status IN ('ready', 'waiting') THEN 'cancelled'
@@ -179,32 +181,39 @@ def _write_outcomes(outcomes: Sequence[TaskOutcome], now: dt.datetime) -> list[_
                             AND u.status IN ('ready', 'waiting', 'cancelled') THEN s.status_reason
                         ELSE u.error
                     END AS error
-                FROM unnest(
-                    %(ids)s::uuid[], %(tokens)s::uuid[], %(statuses)s::text[], %(results)s::jsonb[],
-                    %(codes)s::text[], %(errors)s::text[], %(retries)s::timestamptz[], %(counted)s::boolean[],
-                    %(degraded)s::boolean[]
-                ) AS u (task_id, token, status, result, failure_code, error, retry_at, counted, degraded)
+                FROM ({rows}) AS u
                 JOIN swarms_task ut ON ut.id = u.task_id
                 JOIN swarms_swarm s ON s.id = ut.swarm_id
-            ) o
-            WHERE t.id = o.task_id AND t.lease_token = o.token
-            RETURNING o.token, t.id, o.tenant_id, t.swarm_id, t.step_id, t.agent_id, t.status, t.failure_code,
-                t.degraded
+            ), taken AS (
+                UPDATE swarms_task t SET
+                    status = o.status, result = o.result, degraded = o.degraded,
+                    failure_code = o.failure_code, error = o.error,
+                    ready_at = CASE WHEN o.status = 'waiting' THEN o.retry_at ELSE t.ready_at END,
+                    finished_at = CASE WHEN o.status IN ('succeeded', 'failed', 'cancelled') THEN %(now)s END,
+                    attempts_counted = t.attempts_counted - CASE WHEN o.counted THEN 0 ELSE 1 END,
+                    lease_token = NULL, lease_expires_at = NULL, runner_id = NULL
+                FROM outcome o
+                WHERE t.id = o.task_id AND t.lease_token = o.token
+                RETURNING o.token, t.id, o.tenant_id, t.swarm_id, t.step_id, t.agent_id, t.status, t.failure_code,
+                    t.degraded
+            ), happened AS (
+                SELECT 'task.' || status AS kind, tenant_id, swarm_id, id AS task_id,
+                    CASE WHEN failure_code <> '' THEN jsonb_build_object('code', failure_code) ELSE '{{}}' END
+                        || CASE WHEN degraded THEN '{{"degraded": true}}'::jsonb ELSE '{{}}' END AS data
+                FROM taken
+            ), {WRITTEN}
+            SELECT swarm_id, step_id, agent_id, status, array_agg(token), {TOLD}
+            FROM taken GROUP BY swarm_id, step_id, agent_id, status
             """,
-            {
-                "now": now,
-                "ids": [o.task_id for o in outcomes],
-                "tokens": [o.lease_token for o in outcomes],
-                "statuses": [str(o.status) for o in outcomes],
-                "results": [None if o.result is None else json.dumps(o.result) for o in outcomes],
-                "codes": [o.failure_code for o in outcomes],
-                "errors": [o.error for o in outcomes],
-                "retries": [o.retry_at for o in outcomes],
-                "counted": [o.counted for o in outcomes],
-                "degraded": [o.degraded for o in outcomes],
-            },
+            {**parameters, "now": now},
         )
-        return [_Row(*row) for row in cursor.fetchall()]
+        return [_Taken(*row[:-1]) for row in cursor.fetchall()]
+
+
+_FREE_SLOTS = """
+    UPDATE swarms_agent a SET slots_free = LEAST(a.replicas, a.slots_free + f.n)
+    FROM unnest(%(agents)s::uuid[], %(freed)s::int[]) AS f (agent_id, n) WHERE a.id = f.agent_id
+"""
 
 
 def free_slots(freed: Counter[uuid.UUID]) -> None:
@@ -212,32 +221,60 @@ def free_slots(freed: Counter[uuid.UUID]) -> None:
     if not freed:
         return
     with connection.cursor() as cursor:
+        cursor.execute(_FREE_SLOTS, {"agents": list(freed), "freed": list(freed.values())})
+
+
+@dataclass(slots=True)
+class _Tally:
+    """{swarm id: names of the steps that are complete now}, and the ids of the swarms that are over."""
+
+    complete: dict[uuid.UUID, list[str]]
+    over: list[uuid.UUID]
+
+
+def _count(done: dict[uuid.UUID, Counter[str]], succeeded: Counter[uuid.UUID], freed: Counter[uuid.UUID]) -> _Tally:
+    """Adds to the counters of swarms and bumps their version, counts succeeded tasks off their steps, frees replicas.
+
+    ``succeeded`` is by step, ``freed`` by agent. One statement for all three: while it is under way, the swarms are
+    locked.
+    """
+    with connection.cursor() as cursor:
         cursor.execute(
-            """
-            UPDATE swarms_agent a SET slots_free = LEAST(a.replicas, a.slots_free + f.n)
-            FROM unnest(%s::uuid[], %s::int[]) AS f (agent_id, n) WHERE a.id = f.agent_id
-            """,
-            [list(freed), list(freed.values())],
-        )
-
-
-def _close_tasks_of_steps(succeeded: Counter[uuid.UUID]) -> dict[uuid.UUID, list[str]]:
-    """Counts succeeded tasks off their steps; {swarm id: names of the steps that are complete now}."""
-    complete: dict[uuid.UUID, list[str]] = defaultdict(list)
-    if succeeded:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                """
+            f"""
+            WITH slots AS ({_FREE_SLOTS}), steps AS (
                 UPDATE swarms_step s SET tasks_open = s.tasks_open - d.n
-                FROM unnest(%s::uuid[], %s::int[]) AS d (step_id, n) WHERE s.id = d.step_id
+                FROM unnest(%(steps)s::uuid[], %(closed)s::int[]) AS d (step_id, n) WHERE s.id = d.step_id
                 RETURNING s.swarm_id, s.name, s.tasks_open
-                """,
-                [list(succeeded), list(succeeded.values())],
+            ), swarms AS (
+                UPDATE swarms_swarm s SET tasks_succeeded = s.tasks_succeeded + d.succeeded,
+                    tasks_failed = s.tasks_failed + d.failed, tasks_cancelled = s.tasks_cancelled + d.cancelled,
+                    version = s.version + 1
+                FROM unnest(%(swarms)s::uuid[], %(succeeded)s::int[], %(failed)s::int[], %(cancelled)s::int[])
+                         AS d (id, succeeded, failed, cancelled)
+                WHERE s.id = d.id
+                RETURNING s.id, s.tasks_succeeded + s.tasks_failed + s.tasks_cancelled >= s.tasks_total AS is_over
             )
-            for swarm_id, name, tasks_open in cursor.fetchall():
-                if tasks_open == 0:
-                    complete[swarm_id].append(name)
-    return complete
+            SELECT swarm_id, name FROM steps WHERE tasks_open = 0
+            UNION ALL SELECT id, NULL FROM swarms WHERE is_over
+            """,
+            {
+                "agents": list(freed),
+                "freed": list(freed.values()),
+                "steps": list(succeeded),
+                "closed": list(succeeded.values()),
+                "swarms": list(done),
+                "succeeded": [c[TaskStatus.SUCCEEDED] for c in done.values()],
+                "failed": [c[TaskStatus.FAILED] for c in done.values()],
+                "cancelled": [c[TaskStatus.CANCELLED] for c in done.values()],
+            },
+        )
+        tally = _Tally(defaultdict(list), [])
+        for swarm_id, name in cursor.fetchall():
+            if name is None:
+                tally.over.append(swarm_id)
+            else:
+                tally.complete[swarm_id].append(name)
+    return tally
 
 
 def _meet_needs(swarm_id: uuid.UUID, complete: list[str]) -> None:
@@ -300,26 +337,8 @@ def cancel_blocked(swarm_id: uuid.UUID, *, now: dt.datetime) -> list[NewEvent]:
         ]
 
 
-def _count(done: dict[uuid.UUID, Counter[str]], now: dt.datetime) -> tuple[list[Swarm], list[NewEvent]]:
-    """Adds to the counters of swarms and bumps their version; the swarms that are over, with their final status."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE swarms_swarm s SET tasks_succeeded = s.tasks_succeeded + d.succeeded,
-                tasks_failed = s.tasks_failed + d.failed, tasks_cancelled = s.tasks_cancelled + d.cancelled,
-                version = s.version + 1
-            FROM unnest(%s::uuid[], %s::int[], %s::int[], %s::int[]) AS d (id, succeeded, failed, cancelled)
-            WHERE s.id = d.id
-            RETURNING s.id, s.tasks_succeeded + s.tasks_failed + s.tasks_cancelled >= s.tasks_total
-            """,
-            [
-                list(done),
-                [c[TaskStatus.SUCCEEDED] for c in done.values()],
-                [c[TaskStatus.FAILED] for c in done.values()],
-                [c[TaskStatus.CANCELLED] for c in done.values()],
-            ],
-        )
-        over = [swarm_id for swarm_id, is_over in cursor.fetchall() if is_over]
+def _ended(over: Collection[uuid.UUID], now: dt.datetime) -> tuple[list[Swarm], list[NewEvent]]:
+    """The swarms that are over, with their final status, and the events that say so."""
     if not over:
         return [], []
     swarms = list(Swarm.objects.filter(pk__in=over).order_by("pk"))
@@ -360,7 +379,7 @@ def open_tasks(swarm_ids: Collection[uuid.UUID], *, now: dt.datetime) -> int:
         return 0
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             WITH picked AS (
                 SELECT t.id, a.id AS agent_id, s.priority, s.tenant_id
                 FROM swarms_swarm s
@@ -378,8 +397,10 @@ def open_tasks(swarm_ids: Collection[uuid.UUID], *, now: dt.datetime) -> int:
             ), taken AS (
                 UPDATE swarms_agent a SET slots_free = a.slots_free - o.n
                 FROM (SELECT agent_id, count(*) AS n FROM opened GROUP BY agent_id) o WHERE a.id = o.agent_id
-            )
-            SELECT id, tenant_id, swarm_id FROM opened
+            ), happened AS (
+                SELECT 'task.ready' AS kind, tenant_id, swarm_id, id AS task_id, '{{}}'::jsonb AS data FROM opened
+            ), {WRITTEN}
+            SELECT count(*), {TOLD}, (SELECT pg_notify('{Channel.READY}', '{{}}')::text) FROM opened HAVING count(*) > 0
             """,
             {
                 "swarms": list(swarm_ids),
@@ -387,14 +408,8 @@ def open_tasks(swarm_ids: Collection[uuid.UUID], *, now: dt.datetime) -> int:
                 "ranks": [task_rank(priority, now) for priority in Priority.values],
             },
         )
-        opened = cursor.fetchall()
-    if opened:
-        emit(
-            [NewEvent("task.ready", tenant_id, swarm_id, task_id) for task_id, tenant_id, swarm_id in opened],
-            now=now,
-        )
-        announce_ready()
-    return len(opened)
+        opened, *_ = cursor.fetchone() or (0,)
+    return int(opened)
 
 
 def announce_ready() -> None:

@@ -24,7 +24,9 @@ class Attempt(models.Model):
     """One finished try at a task. Its id was the lease token under which it ran; running ones are the leased tasks."""
 
     id = models.UUIDField(primary_key=True)
-    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="attempts")
+    # Not checked by the database for each row: an attempt is written in the transaction that looks its task up by the
+    # lease, with the swarm locked.
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="attempts", db_constraint=False)
     number = models.PositiveIntegerField()
     runner_id = models.UUIDField(null=True, blank=True)
     started_at = models.DateTimeField()

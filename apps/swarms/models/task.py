@@ -70,8 +70,9 @@ class Task(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    swarm = models.ForeignKey(Swarm, on_delete=models.CASCADE, related_name="tasks")
-    step = models.ForeignKey(Step, on_delete=models.CASCADE, related_name="tasks")
+    # Indexes below begin with these two; one more for each would be written three times for every task that runs.
+    swarm = models.ForeignKey(Swarm, on_delete=models.CASCADE, related_name="tasks", db_index=False)
+    step = models.ForeignKey(Step, on_delete=models.CASCADE, related_name="tasks", db_index=False)
     agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="tasks")
     index = models.PositiveIntegerField(default=0, help_text="Place in the list of its step.")
     item = models.JSONField(null=True, blank=True)
