@@ -16,6 +16,7 @@ from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from channels.testing import WebsocketCommunicator
 from django.db import connection, connections, transaction
+from django.db.models import Max
 
 from apps.console import consumers, hub
 from apps.console.hub import Message, Subscriber
@@ -71,9 +72,11 @@ class Client:
         return heard
 
     async def hears_nothing(self) -> bool:
-        """Nothing is on its way: asked for an answer, the socket answers with that and nothing before it."""
-        for _ in range(3):
-            await asyncio.sleep(2 * hub.READ_INTERVAL_S)
+        """Nothing is on its way: all events have been handed out, and asked for an answer, the socket answers first."""
+        last = await call(lambda: Event.objects.aggregate(last=Max("pk"))["last"] or 0)
+        reading = hub.hub()
+        while reading.position < last or any(each.queue.qsize() for each in reading._subscribers):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         await self.say({"type": "ping"})
         return await self.hear() == {"type": "pong"}
 
