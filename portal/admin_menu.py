@@ -12,6 +12,7 @@ MENU: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("Attempts", "replay", "execution.Attempt"),
             ("Agents", "smart_toy", "swarms.Agent"),
             ("Steps", "account_tree", "swarms.Step"),
+            ("Artifacts", "attach_file", "execution.Artifact"),
             ("Archives", "inventory_2", "execution.Archive"),
             ("Resource pool", "speed", "swarms.ResourcePool"),
         ],

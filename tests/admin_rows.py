@@ -34,7 +34,7 @@ from apps.costs.models import (
     StatementLine,
 )
 from apps.events.models import Consumer, Event
-from apps.execution.models import Archive, Attempt, Runner, Tick
+from apps.execution.models import Archive, Artifact, Attempt, Runner, Tick
 from apps.observability.models import WatchdogRun
 from apps.privacy.models import DataSubject
 from apps.providers.models import Breaker, Provider, Region, ResidencyRule, SecretState
@@ -94,6 +94,11 @@ def make_rows(tenant: Tenant, count: int) -> None:
         Archive.objects.create(
             swarm=swarm, tenant=tenant, key=f"{name}.json.gz", size=2_000, sha256="0" * 64, stored_at=now
         )
+        content = f"{name} was here".encode()
+        Artifact.objects.create(
+            swarm=swarm, tenant=tenant, task=task, attempt_id=attempt.pk, name=f"{name}-file.txt",
+            media_type="text/plain", content=content, size=len(content), sha256=hashlib.sha256(content).hexdigest(),
+        )  # fmt: skip
         budget = Budget.objects.create(tenant=tenant, name=f"{name}-budget", limit=10 * DOLLAR)
         period = BudgetPeriod.objects.create(
             budget=budget,

@@ -29,7 +29,7 @@ from django.utils import timezone
 from apps.audit.trail import Actor
 from apps.costs.models import Advice, Budget, ExternalReservation
 from apps.events.horizon import readable
-from apps.execution.models import Archive
+from apps.execution.models import Archive, Artifact
 from apps.providers.acts import ACTS as REGION_ACTS
 from apps.providers.models import CachedAnswer, Provider, Region
 from apps.swarms.actions import lifecycle
@@ -231,9 +231,11 @@ def addresses(scene: Scene) -> dict[str, str]:
     """What of the tenant each door with a gap in its pattern leads to; of acts on a row, where it is not any row."""
     of, v1 = scene.tenant, "/api/v1"
     swarm, task, region = scene.running.pk, scene.task.pk, Region.objects.all()[0]
+    file = Artifact.objects.get(tenant=of).pk
     ids = {
         "swarms": swarm,
         "tasks": task,
+        "artifacts": file,
         "agents": scene.running.agents.all()[0].pk,
         "budgets": Budget.objects.filter(tenant=of)[0].pk,
         "costs/reservations": ExternalReservation.objects.get(tenant_id=of.pk).pk,
@@ -251,6 +253,7 @@ def addresses(scene: Scene) -> dict[str, str]:
         **in_api,
         f"{v1}/swarms/<id>/resume/": f"{v1}/swarms/{scene.paused.pk}/resume/",
         f"{v1}/swarms/<id>/retry/": f"{v1}/swarms/{scene.failed.pk}/retry/",
+        f"{v1}/swarms/<id>/artifacts/": f"{v1}/swarms/{scene.failed.pk}/artifacts/",
         f"{v1}/swarms/<id>/events/": f"{v1}/swarms/{scene.failed.pk}/events/",
         f"{v1}/costs/report/": f"{v1}/costs/report/?group_by=agent",
         "/api/<path>": f"{v1}/{NAME}/",
@@ -260,6 +263,7 @@ def addresses(scene: Scene) -> dict[str, str]:
         "/swarms/<pk>/resume/": f"/swarms/{scene.paused.pk}/resume/",
         "/swarms/<pk>/retry/": f"/swarms/{scene.failed.pk}/retry/",
         **{f"/providers/regions/<pk>/{act}/": f"/providers/regions/{region.pk}/{act}/" for act in REGION_ACTS},
+        "/artifacts/<pk>/": f"/artifacts/{file}/",
         "/tasks/<pk>/": f"/tasks/{task}/",
         "/tasks/<pk>/retry/": f"/tasks/{task}/retry/",
         "/login/with/<slug>/": "/login/with/nobody/",

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
+from apps.events.log import NewEvent, emit
 from apps.events.models import Event
 from apps.swarms import admission
 from apps.swarms.models import Swarm, SwarmStatus, TaskStatus
 from apps.tenants.models import Tenant, User
 from tests import desk
+from tests.artifacts import make_artifact
 from tests.browser import Daphne, OpenTab, Tab, chromium, db, tab, web, web_of_module
 from tests.running import wait_until
 
@@ -53,6 +56,25 @@ def test_progress_moves_without_a_reload(tab: OpenTab, operator: User, swarm: Sw
     window.page.wait_for_selector('h1 [data-status="succeeded"]')
     assert window.page.inner_text("[data-percent]") == "100"
     wait_until(lambda: events_shown(window) == events_of(swarm)[:60], what="the list of events")
+    assert window.page.evaluate("window.here"), "the page was loaded anew"
+    assert window.complaints == []
+
+
+def test_a_file_appears_without_a_reload_and_is_saved_under_its_name(  # E8
+    tab: OpenTab, operator: User, swarm: Swarm
+) -> None:
+    window, content = tab(operator), b"<script>document.title = 'run'</script>"
+    window.open(f"/swarms/{swarm.pk}/")
+    window.page.evaluate("window.here = true")
+    assert window.page.is_hidden("#part-files")
+    with transaction.atomic():
+        file = make_artifact(swarm.tasks.all()[0], "out/ü brief.html", content, media_type="text/html")
+        emit([NewEvent("artifact.created", swarm.tenant_id, swarm.pk, file.task_id, {"size": file.size})])
+    window.page.wait_for_selector("#part-files >> text=out/ü brief.html")
+    with window.page.expect_download() as downloading:
+        window.page.click("text=out/ü brief.html")
+    assert downloading.value.suggested_filename == "ü brief.html"
+    assert downloading.value.path().read_bytes() == content
     assert window.page.evaluate("window.here"), "the page was loaded anew"
     assert window.complaints == []
 

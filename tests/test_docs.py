@@ -292,8 +292,8 @@ def test_the_scripts_about_the_api_work_as_they_stand(own_database: str, operato
         done = subprocess.run(["bash", "-euc", told + script], cwd=ROOT, capture_output=True, text=True, check=True)
     finally:
         web.kill()
-    # Who you are; submit; state, tasks, events; pause, resume, nothing to retry, terminate; no right to set budgets.
-    assert done.stdout.split() == ["200", "201", "200", "200", "200", "200", "200", "409", "200", "403", "200"]
+    # Who you are; submit; state, tasks, events, files; pause, resume, nothing to retry, terminate; no right to budgets.
+    assert done.stdout.split() == ["200", "201", *["200"] * 6, "409", "200", "403", "200"]
 
 
 # -- links -----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from rest_framework.settings import api_settings
 from apps.api.parsers import BodyTooLarge
 from apps.costs.external_reservations import CannotSettle
 from apps.costs.prices import UnknownModel
+from apps.execution.errors import ArtifactUnreadable
 from apps.swarms.actions.submit import CannotSubmit
 from apps.swarms.models.swarm import CannotAct
 from apps.swarms.specs import SpecInvalid
@@ -75,6 +76,8 @@ class ExceptionHandler(StandardExceptionHandler):
                 return Conflict(str(exc), exc.code)
             case CannotCreateToken():
                 return exceptions.ValidationError(str(exc), "refused")
+            case ArtifactUnreadable():
+                return Conflict(str(exc), "unreadable")
             case UnknownModel():
                 return exceptions.ValidationError({"model": [str(exc)]}, "unknown_model")
             case _:

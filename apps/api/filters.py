@@ -6,6 +6,8 @@ import django_filters
 from django.db.models import QuerySet
 
 from apps.costs.models import Advice, AdviceKind, AdviceStatus, Budget, Enforcement, Period, Scope
+from apps.execution.models import Artifact
+from apps.execution.models.artifact import ArtifactQuerySet
 from apps.swarms.models import Agent, Priority, Runtime, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import SwarmQuerySet
 from apps.tenants.models import ApiToken
@@ -42,6 +44,23 @@ class TaskFilter(django_filters.FilterSet):
     class Meta:
         model = Task
         fields = ["status", "step", "agent"]
+
+
+class ArtifactFilter(django_filters.FilterSet):
+    task = django_filters.UUIDFilter(field_name="task_id", help_text="Id of the task that made it.")
+    media_type = django_filters.CharFilter(method="of_type", help_text="text/csv, or image/* for all images.")
+    search = django_filters.CharFilter(method="named", help_text="Words that its name contains.")
+
+    class Meta:
+        model = Artifact
+        fields = ["task", "media_type", "search"]
+
+    def of_type(self, rows: QuerySet[Artifact], _: str, media_type: str) -> QuerySet[Artifact]:
+        kind, star, _ = media_type.lower().partition("*")
+        return rows.filter(media_type__startswith=kind) if star else rows.filter(media_type=kind)
+
+    def named(self, rows: ArtifactQuerySet, _: str, text: str) -> ArtifactQuerySet:
+        return rows.search(text)
 
 
 class AgentFilter(django_filters.FilterSet):

@@ -67,6 +67,12 @@ NOT_FOUND = _problem(404, "There is no such thing, or you may not see it.", "not
 CONFLICT = _problem(
     409, "Refused in the present state; the detail says why.", "conflict", "It is over already: succeeded."
 )
+UNREADABLE = _problem(
+    409,
+    "The bytes of the file are gone, changed, or their storage does not answer; the detail says which.",
+    "unreadable",
+    "The file out/brief.md cannot be read: its object is not in storage any more.",
+)
 KEY_REUSED = _problem(
     422,
     "The Idempotency-Key was used for a different body.",

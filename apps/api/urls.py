@@ -4,6 +4,7 @@ from drf_spectacular.views import SpectacularSwaggerSplitView
 
 from apps.api.views.advice import AdviceList
 from apps.api.views.agents import AgentDetail, Agents
+from apps.api.views.artifacts import ArtifactContent, ArtifactDetail, SwarmArtifacts
 from apps.api.views.audit import AuditTrail
 from apps.api.views.base import Nowhere
 from apps.api.views.budgets import BudgetDetail, Budgets
@@ -54,9 +55,12 @@ v1 = [
     path("swarms/<uuid:id>/retry/", SwarmRetry.as_view(), name="swarm-retry"),
     path("swarms/<uuid:id>/tasks/", SwarmTasks.as_view(), name="swarm-tasks"),
     path("swarms/<uuid:id>/events/", SwarmEvents.as_view(), name="swarm-events"),
+    path("swarms/<uuid:id>/artifacts/", SwarmArtifacts.as_view(), name="swarm-artifacts"),
     path("tasks/<uuid:id>/", TaskDetail.as_view(), name="task"),
     path("tasks/<uuid:id>/attempts/", TaskAttempts.as_view(), name="task-attempts"),
     path("tasks/<uuid:id>/retry/", TaskRetry.as_view(), name="task-retry"),
+    path("artifacts/<uuid:id>/", ArtifactDetail.as_view(), name="artifact"),
+    path("artifacts/<uuid:id>/content/", ArtifactContent.as_view(), name="artifact-content"),
     path("agents/", Agents.as_view(), name="agents"),
     path("agents/<uuid:id>/", AgentDetail.as_view(), name="agent"),
     path("budgets/", Budgets.as_view(), name="budgets"),

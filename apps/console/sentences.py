@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.template.defaultfilters import filesizeformat
+
 from portal.money import usd_label
 
 
@@ -86,6 +88,9 @@ def sentence(kind: str, data: Mapping[str, Any], subject: str = "") -> Sentence:
             fate = "may finish" if data.get("calls") == "finish" else "cancelled"
             details.append(f"{_count(data['in_flight'], 'call')} in flight {fate}")
         return Sentence(icon, tone, ": ".join([phrase, "; ".join(details)]) if details else phrase)
+    if kind == "artifact.created":
+        size = f" of {filesizeformat(data['size'])}" if isinstance(data.get("size"), int) else ""
+        return Sentence("attach_file", "good", f"{subject or 'A task'} made a file{size}")
     tell = _TELLERS.get(noun)
     return (tell(verb, data) if tell else None) or _other(noun, verb, data)
 

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from apps.console.views import account, oidc, overview, providers, submit, swarms, tasks, tokens
+from apps.console.views import account, artifacts, oidc, overview, providers, submit, swarms, tasks, tokens
 
 app_name = "console"
 urlpatterns = [
@@ -17,6 +17,7 @@ urlpatterns = [
     path("swarms/", swarms.SwarmList.as_view(), name="swarms"),
     path("swarms/<uuid:pk>/", swarms.SwarmPage.as_view(), name="swarm"),
     path("swarms/<uuid:pk>/<slug:act>/", swarms.SwarmAct.as_view(), name="swarm-act"),
+    path("artifacts/<uuid:pk>/", artifacts.ArtifactDownload.as_view(), name="artifact"),
     path("tokens/", tokens.Tokens.as_view(), name="tokens"),
     path("tokens/<uuid:pk>/revoke/", tokens.TokenRevoke.as_view(), name="token-revoke"),
     path("tasks/<uuid:pk>/", tasks.TaskPage.as_view(), name="task"),

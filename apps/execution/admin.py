@@ -15,9 +15,11 @@ from apps.execution import (
     admin_archives,  # noqa: F401  (registers the archives)
     admin_queue,  # noqa: F401  (registers django-q2's models)
 )
+from apps.execution.admin_artifacts import files_column
 from apps.execution.admin_trying import try_page
 from apps.execution.models import Attempt, Outcome, Runner, Tick
 from apps.providers.admin_regions import RegionAdmin
+from apps.swarms.admin import TaskAdmin
 from apps.tenants.admin_scoping import PlatformModelAdmin, TenantFilter, TenantModelAdmin
 from apps.tenants.roles import Permission
 from portal.admin import Card, ReadOnly, list_url
@@ -47,6 +49,7 @@ SILENT_AFTER = dt.timedelta(seconds=15)
 TICK_LATE_AFTER = dt.timedelta(seconds=60)
 
 RegionAdmin.try_page = staticmethod(try_page)
+TaskAdmin.files = files_column("pk")
 
 
 @admin.register(Attempt)
@@ -73,10 +76,12 @@ class AttemptAdmin(ReadOnly, TenantModelAdmin):
     fieldsets = (
         (None, {"fields": ("which", "task_link", "swarm_link", "outcome_label", "failure_code", "error_full")}),
         ("Effort", {"fields": (("took", "requests"), "tokens", "estimated_exact", "cost_exact")}),
+        ("Files of its task", {"fields": ("files",)}),
         ("Where and when", {"fields": ("runner", "started", "finished")}),
         ("What it ran with", {"fields": ("context_text",)}),
     )
     which = short_column("id", "Attempt")
+    files = files_column("task_id")
     task_link = link_column("task", "Task")
     swarm_link = link_column("task__swarm", "Swarm")
     outcome_label = status_column(

@@ -49,6 +49,7 @@ class ArtifactUnreadable(Exception):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"The file {name} cannot be read: {reason}.")
+        self.reason = reason
 
 
 class CannotSave(ValueError):

@@ -34,6 +34,7 @@ from portal.admin_columns import (
     GOOD,
     NOTHING,
     WARN,
+    Display,
     json_column,
     link_column,
     moment,
@@ -95,7 +96,17 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
         (None, {"fields": ("status_label", "why", "tenant_link", "priority_label", "progress", "cost")}),
         (
             "Inside",
-            {"fields": ("live_page", "agents_link", "tasks_link", "events_link", "ledger_link", "archive_link")},
+            {
+                "fields": (
+                    "live_page",
+                    "agents_link",
+                    "tasks_link",
+                    "files_link",
+                    "events_link",
+                    "ledger_link",
+                    "archive_link",
+                )
+            },
         ),
         ("Asked of the pool", {"fields": ("agents_asked", "memory_gb_asked", "cpu_asked", "holds_resources")}),
         ("Queue", {"fields": ("queue_reason", "queue_position", "starts")}),
@@ -158,6 +169,10 @@ class SwarmAdmin(ReadOnly, TenantModelAdmin):
     @admin.display(description="Tasks")
     def tasks_link(self, swarm: Swarm) -> SafeString | str:
         return self.link_to_list(swarm, Task, f"swarm__id__exact={swarm.pk}", f"{swarm.tasks_total} tasks")
+
+    @admin.display(description="Files")
+    def files_link(self, swarm: Swarm) -> SafeString | str:
+        return self.link_to_list(swarm, "execution.Artifact", f"swarm__id__exact={swarm.pk}", "What its agents made")
 
     @admin.display(description="Events")
     def events_link(self, swarm: Swarm) -> SafeString | str:
@@ -334,11 +349,13 @@ class TaskAdmin(PartOfSwarmAdmin):
     actions_detail = ("retry_one",)
     fieldsets = (
         (None, {"fields": ("status_label", "swarm_link", "agent_link", "step_link", "item_text", "attempts_link")}),
-        ("Outcome", {"fields": ("failure_code", "error_full", "rests_on", "result_text")}),
+        ("Outcome", {"fields": ("failure_code", "error_full", "rests_on", "result_text", "files")}),
         ("Times", {"fields": ("ready", "started", "finished")}),
         ("Lease", {"fields": ("lease", "lease_ends", "runner")}),
     )
     references = {"runner_id": "execution.Runner"}
+    files: Display
+    """The files that it made: an upper layer, which knows of files, puts its column here."""
     status_label = status_column("status", "Status", TASK_TONES)
     rests_on = yes_column(
         "degraded", "Rests on", yes=("an older answer, as no region answered", WARN), no=("answers to its calls", GOOD)

@@ -95,6 +95,7 @@ class SwarmSummarySerializer(serializers.Serializer):
     url = serializers.URLField()
     tasks_url = serializers.URLField()
     events_url = serializers.URLField()
+    artifacts_url = serializers.URLField(help_text="The files that its agents made.")
 
 
 class SwarmSerializer(SwarmSummarySerializer):
@@ -241,6 +242,7 @@ SWARM_EXAMPLE = OpenApiExample(
         "url": "https://swarmdesk.example/api/v1/swarms/019a9b3c-5d1e-7c3a-9f10-2b6f6f0f1c11/",
         "tasks_url": "https://swarmdesk.example/api/v1/swarms/019a9b3c-5d1e-7c3a-9f10-2b6f6f0f1c11/tasks/",
         "events_url": "https://swarmdesk.example/api/v1/swarms/019a9b3c-5d1e-7c3a-9f10-2b6f6f0f1c11/events/",
+        "artifacts_url": "https://swarmdesk.example/api/v1/swarms/019a9b3c-5d1e-7c3a-9f10-2b6f6f0f1c11/artifacts/",
     },
     response_only=True,
     status_codes=["200", "201"],

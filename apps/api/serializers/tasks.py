@@ -42,6 +42,7 @@ class TaskSerializer(serializers.Serializer):
         help_text="Its result rests on an older answer from the cache, as no region of the provider answered."
     )
     attempts_url = serializers.SerializerMethodField()
+    artifacts_url = serializers.SerializerMethodField(help_text="The files that it made.")
 
     @extend_schema_field(serializers.DateTimeField(allow_null=True))
     def get_retry_at(self, task: Task) -> str | None:
@@ -56,6 +57,12 @@ class TaskSerializer(serializers.Serializer):
     @extend_schema_field(serializers.URLField())
     def get_attempts_url(self, task: Task) -> str:
         url: str = self.context["request"].build_absolute_uri(reverse("api:task-attempts", args=[task.pk]))
+        return url
+
+    @extend_schema_field(serializers.URLField())
+    def get_artifacts_url(self, task: Task) -> str:
+        of_swarm = reverse("api:swarm-artifacts", args=[task.swarm_id])
+        url: str = self.context["request"].build_absolute_uri(f"{of_swarm}?task={task.pk}")
         return url
 
 

@@ -44,6 +44,13 @@ from apps.swarms.waiting import waiting_reasons
 from apps.tenants.models import User
 
 EVENTS_PER_PAGE = 200
+ADDRESSES = {
+    "url": "swarm",
+    "tasks_url": "swarm-tasks",
+    "events_url": "swarm-events",
+    "artifacts_url": "swarm-artifacts",
+}
+"""What a swarm's document says where to find, and the view that is there."""
 
 
 class SwarmDoor(Door):
@@ -63,7 +70,7 @@ class SwarmDoor(Door):
         """The JSON document of a status, with the addresses of what belongs to the swarm."""
         addresses = {
             name: self.request.build_absolute_uri(reverse(f"api:{route}", args=[status["id"]]))
-            for name, route in (("url", "swarm"), ("tasks_url", "swarm-tasks"), ("events_url", "swarm-events"))
+            for name, route in ADDRESSES.items()
         }
         return {**as_json(status), **addresses}
 

@@ -41,6 +41,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "handed_back": ("undo", "calm"),
 }
 """(icon, tone) of every status."""
+FILE_ICONS = {"text": "description", "image": "image", "audio": "audio_file", "video": "video_file"}
 
 
 @register.simple_tag
@@ -224,6 +225,25 @@ def query(context: dict[str, Any], **changes: Any) -> str:
         else:
             asked[key] = str(value)
     return f"?{asked.urlencode()}"
+
+
+@register.simple_tag(takes_context=True)
+def turn(context: dict[str, Any], key: str, page: int) -> str:
+    """The page's query string with another page of one of its lists; ``key`` is empty for the list that is alone."""
+    return query(context, **{key or "page": page})
+
+
+@register.filter
+def file_symbol(media_type: str) -> str:
+    """The icon name of a kind of file."""
+    kind, _, form = media_type.partition("/")
+    if form.endswith(("zip", "tar", "compressed")):
+        return "folder_zip"
+    if form.endswith(("csv", "sheet", "excel", "tab-separated-values")):
+        return "table"
+    if form.endswith(("json", "xml", "html", "javascript", "yaml")):
+        return "code"
+    return FILE_ICONS.get(kind, "description" if form == "pdf" else "draft")
 
 
 @register.simple_tag

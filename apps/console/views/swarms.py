@@ -15,12 +15,13 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
-from apps.console import board, graph
+from apps.console import board, files, graph
 from apps.console.sentences import sentence
 from apps.console.views.base import ConsoleView, Page, typed
 from apps.console.visible import may_see
 from apps.costs.models import LedgerEntry, Reservation
 from apps.events.models import Event
+from apps.execution.models import Artifact
 from apps.swarms.actions import lifecycle
 from apps.swarms.models import Agent, Priority, Step, Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.models.swarm import CannotAct
@@ -96,6 +97,7 @@ class SwarmPage(Page):
             "head": self.head,
             "graph": self.graph,
             "agents": self.agents,
+            "files": self.files,
             "tasks": self.tasks,
             "events": self.events,
         }
@@ -178,6 +180,9 @@ class SwarmPage(Page):
             "money": self.may(Permission.COST_READ),
             "swarm": swarm,
         }
+
+    def files(self) -> dict[str, Any]:
+        return files.page_of(Artifact.objects.visible_to(self.principal).filter(swarm=self.swarm), self.request)
 
     def tasks(self) -> dict[str, Any]:
         asked = self.request.GET

@@ -13,8 +13,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
+from apps.console import files
 from apps.console.views.base import ConsoleView, Page
-from apps.execution.models import Attempt
+from apps.execution.models import Artifact, Attempt
 from apps.swarms.actions import lifecycle
 from apps.swarms.models import Step, Task, TaskStatus
 from apps.swarms.models.swarm import CannotAct
@@ -55,6 +56,7 @@ class TaskPage(Page):
         context = dict(last.context) if last else {}
         prompt = context.pop("prompt", None)
         return {
+            **files.page_of(Artifact.objects.visible_to(principal).filter(task=task), self.request),
             "task": task,
             "swarm": task.swarm,
             "attempts": attempts,

@@ -69,8 +69,23 @@ def validate_media_type(value: str) -> None:
 
 class ArtifactQuerySet(models.QuerySet["Artifact"]):
     def visible_to(self, principal: Principal, permission: Permission = Permission.SWARM_READ) -> ArtifactQuerySet:
-        """The artifacts of swarms on which the principal has the permission."""
-        found: ArtifactQuerySet = principal.limit(self, permission, swarm_path="swarm_id", resource=Resource.TASK)
+        """The artifacts of swarms on which the principal has the permission.
+
+        A file is of a swarm and what a task made: what access policies deny of either, they deny of it.
+        """
+        of_swarms = principal.limit(self, permission, swarm_path="swarm_id")
+        found: ArtifactQuerySet = principal.limit(of_swarms, permission, swarm_path="swarm_id", resource=Resource.TASK)
+        return found
+
+    def named(self) -> ArtifactQuerySet:
+        """With what the key of an artifact's task reads."""
+        return self.select_related("task__step").defer("content", "task__result", "task__step__prompt")
+
+    def search(self, text: str) -> ArtifactQuerySet:
+        """The artifacts whose name contains every word of ``text``, in any order."""
+        found = self
+        for word in text.split():
+            found = found.filter(name__icontains=word)
         return found
 
     def bytes_by_tenant(self) -> dict[uuid.UUID, int]:
