@@ -18,6 +18,7 @@ from django.urls import NoReverseMatch, URLPattern, get_script_prefix, path, rev
 from django.utils.decorators import method_decorator
 from django.utils.functional import SimpleLazyObject
 from django.views.decorators.cache import never_cache
+from unfold.settings import get_config
 from unfold.sites import UnfoldAdminSite
 
 from portal.admin import Card, ModelAdmin
@@ -95,6 +96,11 @@ class Site(UnfoldAdminSite):
         response: TemplateResponse = super().index(request, context)
         return response
 
+    def _get_config(self, key: str, *args: Any) -> Any:
+        """As Unfold's, which puts all settings together anew for each of the twenty that a page asks for."""
+        value = _theme(self.settings_name).get(key)
+        return self._get_value(value, *args) if value else None
+
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         context: dict[str, Any] = super().each_context(request)
         audit = self._registry.get(apps.get_model("audit.AuditEntry"))
@@ -128,6 +134,13 @@ class Site(UnfoldAdminSite):
             request.GET = query  # type: ignore[assignment]
         response: HttpResponse = super().search(request, extra_context)
         return response
+
+
+@cache
+def _theme(name: str) -> dict[str, Any]:
+    """A setting of Unfold's with its defaults."""
+    found: dict[str, Any] = get_config(name)
+    return found
 
 
 def menu_targets() -> list[str]:

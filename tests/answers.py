@@ -107,6 +107,7 @@ class Walk:
         self.headers = {"Authorization": f"Bearer {scene.tokens[who]}"} if by_token else {}
         self.faults: list[str] = []
         self._linked: set[str] = set()
+        self._followed: set[str] = set()
         self._offered: set[str] = set()
         self._looked_at: list[str] = []
         self._written = writes()
@@ -187,13 +188,17 @@ class Walk:
     def _follow(self, address: str, text: str) -> None:
         """Notes links, forms and actions that a page offers and the table refuses to this person."""
         for tag in _TAG.findall(text):
+            if tag in self._followed:
+                continue
             found = dict(_ATTRIBUTE.findall(tag))
-            for name, target in found.items():
-                if name in ("href", "action", "hx-get", "hx-post"):
-                    posts = name == "hx-post" or (name == "action" and found.get("method", "").lower() == "post")
-                    self._verify_usable(address, urljoin(address, unescape(target)), "POST" if posts else SAFE)
+            targets = {name: found[name] for name in ("href", "action", "hx-get", "hx-post") if name in found}
+            for name, target in targets.items():
+                posts = name == "hx-post" or (name == "action" and found.get("method", "").lower() == "post")
+                self._verify_usable(address, urljoin(address, unescape(target)), "POST" if posts else SAFE)
             if tag.startswith("<option"):
                 self._verify_offered(address, found.get("value", ""))
+            elif all(target.startswith("/") for target in targets.values()):  # it is the same from every page
+                self._followed.add(tag)
 
     def _verify_offered(self, page: str, action: str) -> None:
         at = door_at(page.partition("?")[0], SAFE)

@@ -15,7 +15,6 @@ import boto3
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
-from moto.server import ThreadedMotoServer
 
 from apps.execution import archiving, results
 from apps.execution.artifacts.saving import AttemptFiles
@@ -75,6 +74,8 @@ def test_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
 @pytest.fixture
 def s3() -> Iterator[str]:
     """The address of an S3 server on loopback with a bucket called desk."""
+    from moto.server import ThreadedMotoServer  # takes half a second, which other test processes need not spend
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
