@@ -11,6 +11,7 @@ import datetime as dt
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 from django.db import connection, transaction
@@ -105,23 +106,12 @@ def reserve(requests: Sequence[CallRequest], *, now: dt.datetime) -> list[Verdic
         return []
     calls = list(unique.values())
     watched = watching(calls, now=now)
-    ids = ids_of_periods(watched.spans, now=now)
-    asks = {
-        call.id: Ask(call.amount, tuple(sorted(ids[key] for key in keys if key in ids)))
-        for call, keys in zip(calls, watched.keys, strict=True)
-    }
-    with transaction.atomic(savepoint=False):
-        periods = _lock(sorted({period_id for ask in asks.values() for period_id in ask.period_ids}))
-        # A budget that was deleted since has no period any more.
-        asks = {id: Ask(a.amount, tuple(p for p in a.period_ids if p in periods)) for id, a in asks.items()}
-        refusals = _fit(asks, periods)
-        granted = [call for call in calls if call.id not in refusals]
-        _hold(granted, asks, now=now)
-        _announce_exhausted(
-            {refusal.period_id: unique[id] for id, refusal in reversed(refusals.items()) if not refusal.may_fit_later},
-            periods,
-            now=now,
-        )
+    done = _reserve(calls, watched, now=now)
+    if done is None:
+        ids_of_periods(watched.spans, now=now)
+        done = _reserve(calls, watched, now=now, made=True)
+        assert done is not None
+    refusals, ids, periods = done
     keys_by_id = {period_id: key for key, period_id in ids.items()}
     verdicts = {call.id: _verdict(call, refusals.get(call.id), keys_by_id, watched, periods) for call in calls}
     return [verdicts[request.id] for request in requests]
@@ -132,19 +122,54 @@ class _Locked(PeriodState):
     exhausted: bool
 
 
-def _lock(period_ids: Sequence[int]) -> dict[int, _Locked]:
-    """The periods, locked in the order of their ids until the transaction ends."""
-    if not period_ids:
-        return {}
+class _Done(NamedTuple):
+    refusals: dict[uuid.UUID, Refusal]
+    ids: dict[PeriodKey, int]
+    periods: dict[int, _Locked]
+
+
+def _reserve(calls: Sequence[CallRequest], watched: Watched, *, now: dt.datetime, made: bool = False) -> _Done | None:
+    """Reserves them in one transaction. None: nothing was done, as a period has to be made first.
+
+    ``made``: that was done; a period that is still missing is one of a budget that was deleted since.
+    """
+    with transaction.atomic(savepoint=False):
+        ids, periods = _lock(watched.spans)
+        if len(ids) < len(watched.spans) and not made:
+            return None
+        asks = {
+            call.id: Ask(call.amount, tuple(sorted(ids[key] for key in keys if key in ids)))
+            for call, keys in zip(calls, watched.keys, strict=True)
+        }
+        refusals = _fit(asks, periods)
+        _hold([call for call in calls if call.id not in refusals], asks, now=now)
+        by_id = {call.id: call for call in calls}
+        _announce_exhausted(
+            {refusal.period_id: by_id[id] for id, refusal in reversed(refusals.items()) if not refusal.may_fit_later},
+            periods,
+            now=now,
+        )
+    return _Done(refusals, ids, periods)
+
+
+def _lock(keys: Iterable[PeriodKey]) -> tuple[dict[PeriodKey, int], dict[int, _Locked]]:
+    """Those of the periods that there are, locked in the order of their ids until the transaction ends."""
+    listed = list(keys)
+    if not listed:
+        return {}, {}
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id, ceiling IS NOT NULL, "limit", spent, reserved, overage, exhausted_at IS NOT NULL
-            FROM costs_budgetperiod WHERE id = ANY(%s) ORDER BY id FOR UPDATE
+            SELECT p.budget_id, p.key, p.holder,
+                   p.id, p.ceiling IS NOT NULL, p."limit", p.spent, p.reserved, p.overage, p.exhausted_at IS NOT NULL
+            FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS k (budget_id, key, holder)
+            JOIN costs_budgetperiod p ON p.budget_id = k.budget_id AND p.key = k.key AND p.holder = k.holder
+            ORDER BY p.id FOR UPDATE OF p
             """,
-            [list(period_ids)],
+            [[key.budget_id for key in listed], [key.key for key in listed], [key.holder for key in listed]],
         )
-        return {row[0]: _Locked(*row) for row in cursor}
+        rows = cursor.fetchall()
+    return {PeriodKey(*row[:3]): row[3] for row in rows}, {row[3]: _Locked(*row[3:]) for row in rows}
 
 
 def _fit(asks: dict[uuid.UUID, Ask], periods: dict[int, _Locked]) -> dict[uuid.UUID, Refusal]:
