@@ -28,6 +28,7 @@ _FAST = {
     "full_page_writes": "off",
     "max_connections": "300",
     "max_wal_size": "256MB",
+    "deadlock_timeout": "100ms",  # a second by default, which hammers of one tenant wait for again and again
 }
 _PREFIX = "swarmdesk-test-"
 
