@@ -15,6 +15,7 @@ from django.db import connection
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from apps.audit.models import AuditEntry
 from apps.console.sentences import sentence
@@ -24,6 +25,7 @@ from apps.swarms.models import Swarm, Task
 from apps.tenants.access import principal_of
 from apps.tenants.granting import give
 from apps.tenants.models import AccessPolicy, PolicyState, Tenant, User
+from apps.tenants.replaying import replay
 from apps.tenants.roles import Permission, Resource
 from portal.web import ThreadedHandler
 from tests.api_client import V1, Caller, attrs, is_refusal
@@ -211,6 +213,13 @@ def test_a_policy_that_denies_reading_swarms_or_tasks_denies_their_files(
         assert refused.status_code == 403
         assert "The access policy “Night” denies swarm:read now." in refused.content.decode()
     assert reads() == []
+
+
+def test_a_policy_under_test_is_told_of_the_downloads_it_would_have_denied(viewer: User, report: Artifact) -> None:
+    read(client_of(viewer).get(page_of(report)))
+    night = AccessPolicy.objects.create(name="Night", tenant=report.tenant, actions=[Permission.SWARM_READ])
+    (denied,) = replay(night.as_value, days=7, now=timezone.now() + MINUTE).denied
+    assert (denied.entry.action, denied.entry.resource_id) == ("artifact:read", str(report.pk))
 
 
 # -- the download ------------------------------------------------------------------------------------------------------

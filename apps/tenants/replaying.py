@@ -25,6 +25,7 @@ ACTIONS: dict[str, tuple[str, str]] = {
     # action of the trail: the permission it needed, the resource it was done to
     **{str(each): (str(each), str(Resource.of(each))) for each in Permission},
     "archive:read": (Permission.SWARM_READ, Resource.SWARM),
+    "artifact:read": (Permission.SWARM_READ, Resource.SWARM),
     "cost:export": (Permission.COST_READ, Resource.COST),
     "token:create": (Permission.USER_MANAGE, Resource.TOKEN),
     "token:revoke": (Permission.USER_MANAGE, Resource.TOKEN),
