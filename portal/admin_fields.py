@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -11,6 +12,8 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import RangeDateFilter
 from unfold.utils import parse_date_str
 from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextInputWidget
@@ -101,3 +104,19 @@ class DateRangeFilter(RangeDateFilter):
                 start = dt.datetime.combine(day + dt.timedelta(days=days), dt.time(), timezone.get_current_timezone())
                 queryset = queryset.filter(**{f"{self.field_path}__{lookup}": start})
         return queryset
+
+
+class SuggestingTextInput(UnfoldAdminTextInputWidget):
+    """A text field that offers some texts to choose from, and takes any other too."""
+
+    def __init__(self, suggestions: Iterable[str], attrs: dict[str, Any] | None = None) -> None:
+        super().__init__({"autocomplete": "off", **(attrs or {})})
+        self.suggestions = list(suggestions)
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        if not self.suggestions:
+            return SafeString(super().render(name, value, attrs, renderer))
+        id = f"{(attrs or {}).get('id', name)}_offered"
+        field = super().render(name, value, {**(attrs or {}), "list": id}, renderer)
+        options = format_html_join("", '<option value="{}"></option>', ((text,) for text in self.suggestions))
+        return format_html('{}<datalist id="{}">{}</datalist>', field, id, options)

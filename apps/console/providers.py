@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Func, IntegerField, Prefetch, QuerySet
 
 from apps.console.board import share
 from apps.providers.acts import ACTS, Act
@@ -98,9 +98,14 @@ class RegionCard:
 
 @dataclass(frozen=True, slots=True)
 class ProviderCard:
+    """``listed``: how many models it lists, None while that is not known. ``unlisted``: why the list is not new."""
+
     provider: Provider
     health: Mark
     key: Mark
+    listed: int | None
+    listed_at: dt.datetime | None
+    unlisted: str
     regions: list[RegionCard]
 
 
@@ -149,7 +154,10 @@ def rows() -> QuerySet[Provider]:
     """Providers with all that their cards need besides traffic and keys, the worst first. Two queries."""
     regions = Region.objects.select_related("provider", "breaker", "window", "quota").order_by("order", "name")
     # The words of health happen to sort by how bad it is: critical, failed over, healthy.
-    return Provider.objects.order_by("-is_enabled", "health", "name").prefetch_related(Prefetch("regions", regions))
+    # Of the names of their models only the number is shown.
+    count = Func("catalogue__names", function="cardinality", output_field=IntegerField())
+    found = Provider.objects.select_related("catalogue").defer("catalogue__names").annotate(models_listed=count)
+    return found.order_by("-is_enabled", "health", "name").prefetch_related(Prefetch("regions", regions))
 
 
 def cards(providers: Sequence[Provider], *, may_act: bool, now: dt.datetime) -> list[ProviderCard]:
@@ -162,6 +170,7 @@ def cards(providers: Sequence[Provider], *, may_act: bool, now: dt.datetime) -> 
             provider,
             _health(provider, regions[provider.pk]),
             _key(provider, keys),
+            *_models(provider),
             [_card(region, regions[provider.pk], traffic[region.pk], may_act, now) for region in regions[provider.pk]],
         )
         for provider in providers
@@ -207,6 +216,15 @@ def _key(provider: Provider, keys: Mapping[str, dict[str, SecretState]]) -> Mark
     marks = {_KEYS[known[each].standing] if each in known else _UNREAD for each in provider.worker_classes}
     marks = marks or {_UNREAD}
     return next((mark for mark in _WORST_FIRST if mark in marks), _KEYS[SecretStanding.IN_USE])
+
+
+def _models(provider: Provider) -> tuple[int | None, dt.datetime | None, str]:
+    """How many models it lists, since when, and why the last try to have the list anew brought nothing."""
+    known = getattr(provider, "catalogue", None)
+    if known is None or known.fetched_at is None:
+        return None, None, known.error if known else ""
+    count: int = provider.models_listed  # type: ignore[attr-defined]
+    return count, known.fetched_at, known.error
 
 
 def _card(

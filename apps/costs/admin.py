@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -40,7 +40,7 @@ from portal.admin_columns import (
     usd_exact,
     when_column,
 )
-from portal.admin_fields import DateRangeFilter
+from portal.admin_fields import DateRangeFilter, SuggestingTextInput
 
 CALL_REFERENCES = {"tenant_id": "tenants.Tenant", "swarm_id": "swarms.Swarm", "task_id": "swarms.Task"}
 
@@ -114,11 +114,20 @@ class PriceAdmin(TenantModelAdmin):
         ("USD for a million tokens", {"fields": (("input_per_mtok", "output_per_mtok"),)}),
         (None, {"fields": ("effective_from", "note")}),
     )
+    listed_models: Callable[[], Mapping[str, Sequence[str]]] | None = None
+    """What providers say they offer, by provider. An upper layer, which knows them, puts it here."""
     input_usd = price_column("input_per_mtok", "Input, per million tokens")
     output_usd = price_column("output_per_mtok", "Output, per million tokens")
     input_exact = usd_exact("input_per_mtok", "Input, per million tokens")
     output_exact = usd_exact("output_per_mtok", "Output, per million tokens")
     since = when_column("effective_from", "In force from")
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name == "model" and field is not None and self.listed_models is not None:
+            names = {name for names in self.listed_models().values() for name in names}
+            field.widget = SuggestingTextInput(sorted(names), {"maxlength": db_field.max_length})
+        return field
 
     @admin.display(description="Model", ordering="model")
     def full_name(self, price: Price) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any, cast
 
 from django import forms
@@ -11,14 +12,16 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.utils import timezone
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from apps.execution import trying
 from apps.execution.models import RegionTry, TryStatus
 from apps.execution.trying import MAX_OUTPUT_TOKENS, CannotTry
+from apps.providers import catalogue
 from apps.providers.models import Region
 from apps.tenants.models import Tenant, User
 from portal.admin import admin_url, list_url
+from portal.admin_fields import SuggestingTextInput
 from portal.money import usd_text
 
 TONES = {
@@ -36,7 +39,6 @@ class TryForm(forms.Form):
         max_length=200,
         label="Model",
         help_text="Its name at the provider: what stands behind the colon. It needs a price.",
-        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
         error_messages={"required": "Say which model to call."},
     )
     tenant = forms.ModelChoiceField(
@@ -47,8 +49,9 @@ class TryForm(forms.Form):
         error_messages={"required": "Choose who pays for the call."},
     )
 
-    def __init__(self, tenants: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, tenants: Any, models: Sequence[str], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["model"].widget = SuggestingTextInput(models, {"maxlength": 200})
         self.fields["tenant"].queryset = tenants  # type: ignore[attr-defined]
 
 
@@ -69,7 +72,8 @@ def try_page(model_admin: Any, request: HttpRequest, object_id: str) -> HttpResp
         if last is None or not last.is_under_way:
             return HttpResponse(headers={"HX-Redirect": request.get_full_path()})
         return TemplateResponse(request, "admin/providers/try_state.html", _state(last, now))
-    form = TryForm(by.tenants(None), request.POST if request.method == "POST" else None)
+    models = catalogue.listed_by(region.provider)
+    form = TryForm(by.tenants(None), models, request.POST if request.method == "POST" else None)
     if form.is_valid():
         model, tenant = form.cleaned_data["model"], form.cleaned_data["tenant"]
         try:

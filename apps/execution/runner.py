@@ -36,6 +36,7 @@ from apps.execution.results import Finished, Spending
 from apps.execution.runtimes import AgentCall, AgentRuntime, LlmRuntime, PythonRuntime
 from apps.execution.trying_calls import TryingCalls
 from apps.providers.answer_cache import AnswerCache
+from apps.providers.catalogue import CatalogueReader
 from apps.providers.clients import ModelClients
 from apps.providers.secrets.keeper import Keeper
 from apps.providers.switchboard import Switchboard
@@ -125,6 +126,7 @@ class Runner:
             drains=lambda: self._draining,
             now=self._now,
         )
+        self._catalogue = CatalogueReader(self._books, self._clients.names, lambda: self._keeper.names, now=self._now)
         self._loop.add_signal_handler(signal.SIGTERM, self.drain)
         await self._leases.run(lambda: self._row.save(force_insert=True))
         await self._board.start()
@@ -133,6 +135,7 @@ class Runner:
         listener = Listener(channels, self._on_hint, self._on_reconnect)
         listener.start()
         self._tries.start()
+        self._catalogue.start()
         log.info("runner_started", runner=str(self._row.pk), concurrency=self.config.concurrency)
         keeper = asyncio.create_task(self._keep_alive())
         try:
@@ -143,6 +146,7 @@ class Runner:
                 await batcher.drain()
         finally:
             await self._tries.aclose(0.0)
+            await self._catalogue.aclose()
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
             listener.stop()
@@ -382,6 +386,7 @@ class Runner:
             self._board.hear()
         elif channel is Channel.CACHES:
             self._answers.hear()
+            self._catalogue.hear()
 
     def _stop_swarms(self, swarm_ids: set[uuid.UUID]) -> None:
         for flight in list(self._flights.values()):

@@ -31,6 +31,7 @@ ALL = "*"
 _EXPLAINED = {
     Cache.RESPONSES: "Answers of models, for agents whose spec allows it",
     Cache.CONFIGURATION: "Providers and regions, as each process knows them; heard of at once when they change",
+    Cache.CATALOGUE: "The models that providers list, asked for once a day by a worker that holds the key",
 }
 
 
@@ -124,6 +125,8 @@ def _effect(form: ForgetForm) -> str:
             f"{_answers(number)} will be forgotten: {whose}, agents {agent}, models {model}. "
             "Calls under way will not keep theirs. The next calls ask the models, and are paid for."
         )
+    if form.wanted is Cache.CATALOGUE:
+        return "The lists are forgotten, and asked for anew within seconds. Till then no name is doubted or offered."
     return "Every process reads it anew within seconds. No call is interrupted."
 
 
@@ -136,7 +139,8 @@ def _forget(request: HttpRequest, form: ForgetForm, *, by: Principal, now: dt.da
         else:
             provider = form.cleaned_data["model"].partition(":")[0]
             names = invalidating.reload(form.wanted, provider, by=by, reason=reason, now=now)
-            messages.success(request, f"Every process reads it anew: {', '.join(names)}.")
+            done = "Asked for anew" if form.wanted is Cache.CATALOGUE else "Every process reads it anew"
+            messages.success(request, f"{done}: {', '.join(names)}.")
     except AccessDenied as denied:
         raise PermissionDenied(str(denied)) from denied
     except (BadPattern, CannotInvalidate) as error:

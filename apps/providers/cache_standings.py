@@ -12,7 +12,7 @@ from typing import Any
 from django.db.models import Count, Q, Sum
 
 from apps.providers.cache_usage import SLOT, Counts
-from apps.providers.models import Cache, CachedAnswer, CacheUsage, Region
+from apps.providers.models import Cache, CachedAnswer, CacheUsage, Catalogue, Region
 from apps.tenants.access import Principal
 from apps.tenants.models import Tenant
 from apps.tenants.roles import Permission
@@ -44,7 +44,7 @@ class OfTenant:
 
 
 def standings(by: Principal, *, now: dt.datetime) -> list[Standing]:
-    """The response cache as far as the principal may read costs, and to platform admins the others. Four queries."""
+    """The response cache as far as the principal may read costs, and to platform admins the others. Five queries."""
     hour, day = _used(by, now - HOUR), _used(by, now - DAY)
     kept = CachedAnswer.objects.visible_to(by).filter(expires_at__gt=now)
     sums = kept.aggregate(entries=Count("pk"), size=Sum("size"))
@@ -54,6 +54,8 @@ def standings(by: Principal, *, now: dt.datetime) -> list[Standing]:
         regions = Region.objects.filter(is_enabled=True, provider__is_enabled=True).count()
         configuration = Cache.CONFIGURATION
         found.append(Standing(configuration, regions, None, hour[configuration], day[configuration]))
+        lists, catalogue = Catalogue.objects.sums(), Cache.CATALOGUE
+        found.append(Standing(catalogue, lists["entries"], lists["size"], hour[catalogue], day[catalogue]))
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
 
 
+MOST_PAGES = 20
+LARGEST_LIST = 8 * 1024 * 1024
+"""Bytes of one page of a list of models."""
+ANTHROPIC_VERSION = "2023-06-01"
 NO_KEY = "none"
 """What the SDKs are given, as they insist on a key: the real one is put on each request when it leaves."""
 
@@ -71,7 +77,7 @@ class ModelClients:
             from pydantic_ai.providers.anthropic import AnthropicProvider
 
             # The SDK appends the version itself.
-            root = endpoint.base_url.removesuffix("/").removesuffix("/v1")
+            root = _anthropic(endpoint.base_url)
             anthropic = AsyncAnthropic(api_key=NO_KEY, base_url=root, max_retries=0, http_client=http)
             return AnthropicModel(name, provider=AnthropicProvider(anthropic_client=anthropic))
         from openai import AsyncOpenAI
@@ -87,7 +93,61 @@ class ModelClients:
         if response.status_code >= 500:
             raise ProviderUnavailable(f"answered {response.status_code}")
 
+    async def names(self, endpoint: Endpoint) -> list[str]:
+        """The names of the models that a provider lists. Raises ProviderUnavailable, which says why there are none."""
+        if endpoint.secret_name:
+            self._keys().key(endpoint.secret_name)
+        client = self._client(endpoint.kind, endpoint.secret_name)
+        if endpoint.kind != ProviderKind.ANTHROPIC:
+            return names_in(await _document(client, f"{endpoint.base_url.rstrip('/')}/models", {}))
+        found: list[str] = []
+        after: dict[str, str] = {}
+        for _ in range(MOST_PAGES):
+            document = await _document(client, f"{_anthropic(endpoint.base_url)}/v1/models", {"limit": "1000", **after})
+            found += names_in(document)
+            last = document.get("last_id")
+            if not document.get("has_more") or not isinstance(last, str):
+                break
+            after = {"after_id": last}
+        return found
+
     async def aclose(self) -> None:
         for client in self._clients.values():
             await client.aclose()
         await self._transport.aclose()
+
+
+def names_in(document: Mapping[str, Any]) -> list[str]:
+    """The names in a provider's list of models. Raises ProviderUnavailable for another document."""
+    data = document.get("data")
+    if not isinstance(data, list):
+        raise ProviderUnavailable("It answered with something other than a list of models.")
+    return [each["id"] for each in data if isinstance(each, dict) and isinstance(each.get("id"), str)]
+
+
+def _anthropic(base_url: str) -> str:
+    """The address that Anthropic's paths with their version are below."""
+    return base_url.removesuffix("/").removesuffix("/v1")
+
+
+async def _document(client: httpx2.AsyncClient, url: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON object at an address, of bounded size. Raises ProviderUnavailable, which says why there is none."""
+    headers = {"Accept": "application/json", "anthropic-version": ANTHROPIC_VERSION}
+    body = bytearray()
+    try:
+        async with client.stream("GET", url, params=query, headers=headers) as response:
+            if response.status_code != 200:
+                raise ProviderUnavailable(f"It answered {response.status_code} when it was asked for its models.")
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > LARGEST_LIST:
+                    raise ProviderUnavailable(f"Its list of models is larger than {LARGEST_LIST // 1024**2} MB.")
+    except httpx2.HTTPError as error:
+        raise ProviderUnavailable(f"It could not be asked for its models: {error or type(error).__name__}") from error
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise ProviderUnavailable("It answered with something other than a list of models.")
+    return document

@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from apps.audit import trail
+from apps.providers import catalogue
 from apps.providers.models import Cache, CachedAnswer, Invalidation, Provider
 from apps.tenants.access import AccessDenied, Principal
 from apps.tenants.models import Tenant
@@ -155,13 +156,18 @@ def providers_of(pattern: str) -> list[Provider]:
 
 
 def reload(cache: Cache, pattern: str, *, by: Principal, reason: str, now: dt.datetime) -> list[str]:
-    """Has every process read what it knows of providers anew, by a pattern of names; the names of those providers.
+    """Has what is known of providers read anew, by a pattern of names; the names of those providers.
+
+    The configuration by every process; the model catalogue, which is forgotten, by the first that can.
 
     Raises AccessDenied, BadPattern, CannotInvalidate.
     """
     verify_platform(by)
     with transaction.atomic():
         found = providers_of(pattern)
+        if cache is Cache.CATALOGUE:
+            catalogue.order(found, forget=True, by=by, reason=reason, now=now)
+            return [provider.name for provider in found]
         for provider in found:
             details = {"cache": cache.value}
             trail.record(by, "cache:invalidate", provider, tenant_id=None, reason=reason, details=details)

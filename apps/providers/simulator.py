@@ -71,6 +71,7 @@ class Simulator:
         self._seen: set[bytes] = set()
         self._dark_until = 0.0
         self._dark_mode = "refuse"
+        self.listed = 0
         self.asked = 0
         self.being_asked = 0
         self.peak_being_asked = 0
@@ -94,6 +95,18 @@ class Simulator:
                 return await self._complete(request)
             finally:
                 self.in_flight -= 1
+        if path == "/v1/models" and "json" in request.headers.get(
+            "Accept", ""
+        ):  # who only asks whether it is up does not
+            self.listed += 1
+            if outage := await self._pass_outage(request):
+                return outage
+            if (
+                self._keys
+                and _digest(request.headers.get("Authorization", "").removeprefix("Bearer ")) not in self._keys
+            ):
+                return _failure(401, "The API key is wrong.", "invalid_api_key")
+            return _json(200, _models())
         if path == "/v1/models":
             self.asked += 1
             self.being_asked += 1
@@ -103,7 +116,7 @@ class Simulator:
                     return outage
             finally:
                 self.being_asked -= 1
-            return _json(200, {"object": "list", "data": [_model(name) for name in (*MODELS, *FAULTS)]})
+            return _json(200, _models())
         if path == "/health":
             dark = self._dark()
             return _json(503 if dark else 200, {"status": "dark" if dark else "ok", "region": self.options.region})
@@ -260,6 +273,7 @@ class Simulator:
             "in_flight": self.in_flight,
             "peak_in_flight": self.peak_in_flight,
             "refused": self.refused,
+            "listed": self.listed,
             "asked": self.asked,
             "peak_being_asked": self.peak_being_asked,
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
@@ -339,6 +353,10 @@ def _digest(key: str) -> str:
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "simulator"}
+
+
+def _models() -> dict[str, Any]:
+    return {"object": "list", "data": [_model(name) for name in (*MODELS, *FAULTS)]}
 
 
 def _json(status: int, document: Any) -> web.Response:

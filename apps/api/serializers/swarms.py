@@ -98,11 +98,21 @@ class SwarmSummarySerializer(serializers.Serializer):
     artifacts_url = serializers.URLField(help_text="The files that its agents made.")
 
 
+class DoubtSerializer(serializers.Serializer):
+    """What may not work although nothing forbids it."""
+
+    attr = serializers.CharField(help_text="Its path in the spec.")
+    detail = serializers.CharField()
+
+
 class SwarmSerializer(SwarmSummarySerializer):
     """A swarm: state, progress, agents, metrics and costs, as of now."""
 
     agents = AgentSerializer(many=True)
     metrics = MetricsSerializer()
+    warnings = DoubtSerializer(
+        many=True, required=False, help_text="When it was just submitted: models that their provider does not list."
+    )
 
 
 class TerminationSerializer(StrictSerializer):

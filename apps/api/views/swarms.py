@@ -37,6 +37,7 @@ from apps.api.views.base import Door
 from apps.events import log
 from apps.swarms.actions import lifecycle
 from apps.swarms.actions.submit import submit
+from apps.swarms.doubts import doubts_about
 from apps.swarms.live import live_of, with_live
 from apps.swarms.models import Swarm, Task
 from apps.swarms.status import as_json, summaries, swarm_status
@@ -104,6 +105,7 @@ class Swarms(SwarmDoor, Conditional, ListAPIView):
         """Checks a spec and queues the swarm. Every error of the spec is listed, its path in the spec as `attr`.
 
         What can never run here is an error of the spec too: a model without a price, more replicas than the whole pool.
+        A model that its provider does not list is no error: `warnings` tells it.
         409 when the tenant takes nothing new. Needs swarm:create.
         """
         body = SubmissionSerializer(data=request.data, context={"principal": self.principal})
@@ -112,7 +114,8 @@ class Swarms(SwarmDoor, Conditional, ListAPIView):
         swarm = submit(
             body.validated_data["spec"], tenant=body.validated_data["tenant"], by=self.principal, user=request.user
         )
-        document = self.document(swarm)
+        warnings = [{"attr": doubt.path, "detail": doubt.message} for doubt in doubts_about(swarm)]
+        document = {**self.document(swarm), "warnings": warnings}
         return Response(document, 201, headers={"Location": self.location_of(document)})
 
     def location_of(self, document: Any) -> str:

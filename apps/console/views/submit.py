@@ -15,6 +15,7 @@ from django.urls import reverse
 from apps.console.views.base import Page
 from apps.swarms import specs
 from apps.swarms.actions.submit import CannotSubmit, submit
+from apps.swarms.doubts import doubts_about
 from apps.tenants.access import AccessDenied
 from apps.tenants.models import Tenant, User
 from apps.tenants.roles import Permission
@@ -72,6 +73,8 @@ class Submit(Page):
                 refused = str(cannot)
             else:
                 messages.success(request, f"{swarm.name} is submitted.")
+                for doubt in doubts_about(swarm):
+                    messages.warning(request, str(doubt))
                 return HttpResponseRedirect(reverse("console:swarm", args=[swarm.pk]))
         filled = {**self.context(), "source": source, "picked": slug, "errors": errors, "refused": refused}
         return render(request, self.template_name, {**self.shared(), **filled}, status=422)

@@ -2,6 +2,7 @@
 
 from apps.providers.models.breaker import Breaker, BreakerState
 from apps.providers.models.cache import Cache, CachedAnswer, CacheUsage, Invalidation
+from apps.providers.models.catalogue import Catalogue
 from apps.providers.models.provider import HealthStatus, Provider, ProviderKind
 from apps.providers.models.region import Region
 from apps.providers.models.residency import ResidencyRule
@@ -15,6 +16,7 @@ __all__ = [
     "Cache",
     "CacheUsage",
     "CachedAnswer",
+    "Catalogue",
     "HealthStatus",
     "Invalidation",
     "Provider",

@@ -21,6 +21,7 @@ class Cache(models.TextChoices):
 
     RESPONSES = "responses"
     CONFIGURATION = "configuration"
+    CATALOGUE = "catalogue", "Model catalogue"
 
 
 class CachedAnswerQuerySet(models.QuerySet["CachedAnswer"]):

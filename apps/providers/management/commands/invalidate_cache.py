@@ -1,4 +1,4 @@
-"""Has cached answers forgotten, or configuration read anew, by pattern."""
+"""Has cached answers forgotten, or what is known of providers read anew, by pattern."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from portal.commands import WetRunMixin
 class Command(WetRunMixin, BaseCommand):
     help = (
         "Forgets the cached answers that a pattern means, in every process at once: TENANT/AGENT/PROVIDER:MODEL, where "
-        "* is any text and ? any character, such as 'acme/*/openai:*'. For the configuration the pattern is one of "
-        "names of providers, such as 'openai' or '*'; every process then reads it anew within seconds."
+        "* is any text and ? any character, such as 'acme/*/openai:*'. For the configuration and the catalogue of "
+        "models the pattern is one of names of providers, such as 'openai' or '*'; they are read anew within seconds."
     )
     refusals = (BadPattern, CannotInvalidate)
 
@@ -35,7 +35,8 @@ class Command(WetRunMixin, BaseCommand):
             names = invalidating.providers_of(pattern)
             if wet_run:
                 invalidating.reload(Cache(cache), pattern, by=by, reason=reason, now=now)
-            done = "is read anew by every process" if wet_run else "would be read anew by every process"
+            who = "by a worker that holds the key" if Cache(cache) is Cache.CATALOGUE else "by every process"
+            done = f"{'is' if wet_run else 'would be'} read anew {who}"
             self.stdout.write(f"The {Cache(cache).label.lower()} of {', '.join(each.name for each in names)} {done}.")
             return
         try:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from apps.swarms.actions.submit import CannotSubmit, submit
 from apps.swarms.documents import MAX_BYTES
+from apps.swarms.doubts import doubts_about
 from apps.swarms.models import Swarm, SwarmStatus, Task, TaskStatus
 from apps.swarms.specs import SpecInvalid
 from apps.swarms.status import as_json, summaries, swarm_status
@@ -85,6 +86,8 @@ class Command(commands.Command):
         # Django's wrapper ends every write with a line break, which a progress bar cannot have.
         people = cast("IO[str]", (self.stderr if as_json else self.stdout)._out)  # type: ignore[attr-defined]
         _say(people, f"Submitted {swarm.name} for {tenant}: {swarm.tasks_total} tasks. Its id is {swarm.pk}")
+        for doubt in doubts_about(swarm):
+            self.stderr.write(f"Warning: {doubt}")
         if wait:
             swarm = self._follow(swarm, people)
         if as_json:
