@@ -191,6 +191,7 @@ def test_openai_compatible_endpoints_are_asked_with_the_key(db: None, peer: str)
     assert names("openai_compatible", f"{peer}/v1/", odd) == ["a", "d"]
     ((path, headers),) = Peer.asked
     assert (path, headers["authorization"]) == ("/v1/models", f"Bearer {KEY}")
+    assert "anthropic-version" not in headers
 
 
 @pytest.mark.parametrize("version", ["", "/v1", "/v1/"])

@@ -99,16 +99,16 @@ class ModelClients:
             self._keys().key(endpoint.secret_name)
         client = self._client(endpoint.kind, endpoint.secret_name)
         if endpoint.kind != ProviderKind.ANTHROPIC:
-            return names_in(await _document(client, f"{endpoint.base_url.rstrip('/')}/models", {}))
+            return names_in(await _document(client, f"{endpoint.base_url.rstrip('/')}/models"))
         found: list[str] = []
-        after: dict[str, str] = {}
+        url, query = f"{_anthropic(endpoint.base_url)}/v1/models", {"limit": "1000"}
         for _ in range(MOST_PAGES):
-            document = await _document(client, f"{_anthropic(endpoint.base_url)}/v1/models", {"limit": "1000", **after})
+            document = await _document(client, url, query, {"anthropic-version": ANTHROPIC_VERSION})
             found += names_in(document)
             last = document.get("last_id")
             if not document.get("has_more") or not isinstance(last, str):
                 break
-            after = {"after_id": last}
+            query["after_id"] = last
         return found
 
     async def aclose(self) -> None:
@@ -130,9 +130,11 @@ def _anthropic(base_url: str) -> str:
     return base_url.removesuffix("/").removesuffix("/v1")
 
 
-async def _document(client: httpx2.AsyncClient, url: str, query: Mapping[str, str]) -> dict[str, Any]:
+async def _document(
+    client: httpx2.AsyncClient, url: str, query: Mapping[str, str] | None = None, more: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The JSON object at an address, of bounded size. Raises ProviderUnavailable, which says why there is none."""
-    headers = {"Accept": "application/json", "anthropic-version": ANTHROPIC_VERSION}
+    headers = {"Accept": "application/json", **(more or {})}
     body = bytearray()
     try:
         async with client.stream("GET", url, params=query, headers=headers) as response:
