@@ -22,7 +22,7 @@ from django.utils import timezone
 from apps.audit import trail
 from apps.audit.trail import Actor
 from apps.providers.breaker import State
-from apps.providers.cache_usage import Counts, add
+from apps.providers.cache_usage import Counts, Key, add
 from apps.providers.directory import Endpoint
 from apps.providers.models import Cache, Catalogue, Provider, Region
 from apps.providers.models.catalogue import AGAIN
@@ -225,7 +225,7 @@ def _doubt(provider: str, name: str, names: Sequence[str]) -> str:
 
 def _count(hits: int, misses: int) -> None:
     """Counts look-ups. After the transaction, as one row is everybody's; a count that is lost harms nobody."""
-    counts = {(Cache.CATALOGUE, None): Counts(hits=hits, misses=misses)}
+    counts: dict[Key, Counts] = {(Cache.CATALOGUE, None): Counts(hits=hits, misses=misses)}
     transaction.on_commit(lambda: add(counts, now=timezone.now()), robust=True)
 
 
