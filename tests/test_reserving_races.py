@@ -10,8 +10,9 @@ from django.db import connection, transaction
 
 from apps.audit.trail import ORCHESTRATOR
 from apps.costs.actions import change_budget
-from apps.costs.models import LedgerEntry, Reservation
-from apps.costs.reserving import Settlement, charge_expired, reserve, settle
+from apps.costs.budgets import ids_of_periods, watching
+from apps.costs.models import BudgetPeriod, LedgerEntry, Reservation
+from apps.costs.reserving import Settlement, Verdict, charge_expired, reserve, settle
 from apps.tenants.models import Tenant
 from tests.costs import LATER, NOW, ask, budget, call, granted, period, verify_money_is_whole
 
@@ -69,6 +70,26 @@ def test_a_lowered_limit_waits_for_a_period_that_is_being_made(own_database: str
         aside = Aside(lambda: change_budget(month, limit=50, by=ORCHESTRATOR, now=NOW)).until_it_waits()
     aside.outcome()
     assert (period(month).limit, period(month).ceiling, period(month).reserved) == (50, 60, 60)
+
+
+def test_who_waits_for_a_period_that_is_being_made_holds_no_other(own_database: str, acme: Tenant) -> None:
+    # The one who makes it may lock the others next, and a transaction around a reservation keeps what it locked.
+    month, each_agent = budget(acme, 100), budget(acme, 50, "each agent", scope="agent")
+    ask(acme, 40)
+    wanted = call(acme, 10, agent="editor")
+    spans = {key: span for key, span in watching([wanted], now=NOW).spans.items() if key.budget_id == each_agent.pk}
+
+    def within_a_transaction() -> list[Verdict]:
+        with transaction.atomic():
+            return reserve([wanted], now=NOW)
+
+    with transaction.atomic():
+        ids_of_periods(spans, now=NOW)
+        aside = Aside(within_a_transaction).until_it_waits()
+        assert BudgetPeriod.objects.select_for_update(nowait=True).get(budget=month).reserved == 40
+    assert granted(aside.outcome()) == [True]
+    assert period(month).reserved == 50
+    assert BudgetPeriod.objects.get(budget=each_agent, holder="editor").reserved == 10
 
 
 def test_the_last_of_the_money_goes_to_one_of_two(own_database: str, acme: Tenant) -> None:

@@ -402,6 +402,7 @@ def test_old_rows_are_removed_and_what_is_recent_or_alive_stays() -> None:
     assert housekeeping.prune(now=NOW) == {
         "ticks": 2,
         "runners": 1,
+        "tries": 0,
         "watchdog_runs": 1,
         "region_minutes": 0,
         "sessions": 0,
@@ -415,6 +416,7 @@ def test_the_doors_of_the_jobs_do_the_upkeep() -> None:
     assert tasks.prune_old_rows() == {
         "ticks": 0,
         "runners": 0,
+        "tries": 0,
         "watchdog_runs": 0,
         "region_minutes": 0,
         "sessions": 0,

@@ -12,6 +12,7 @@ import datetime as dt
 import json
 import os
 import sys
+from functools import partial
 
 import django
 
@@ -32,16 +33,21 @@ def kill(hook_id: str) -> None:
     from django.utils import timezone
     from django_q.models import OrmQ
 
+    from apps.events import log
     from apps.events.models import Event
     from apps.webhooks import handing_out
     from apps.webhooks.models import Delivery, Webhook
     from tests.killer import forked, killed_at
+    from tests.processes import wait_until
     from tests.webhooks import happened
 
     hook = Webhook.objects.select_related("tenant").get(pk=hook_id)
 
     def work() -> int:
         return handing_out.hand_out(now=timezone.now()) or 1
+
+    def can_be_read(event: int) -> bool:
+        return bool(log.read(event - 1))
 
     happened(hook.tenant)
     work()  # loads what the processes then share
@@ -50,6 +56,8 @@ def kill(hook_id: str) -> None:
     for number in range(1, 200):
         happened(hook.tenant)
         event = Event.objects.latest("pk").pk
+        # Readers wait for transactions that began before, in all the databases of the server.
+        wait_until(partial(can_be_read, event), "the event can be read")
         killed = os.WIFSIGNALED(forked(killed_at(number, work, MODULES)))
         if killed:
             work()

@@ -134,7 +134,7 @@ def _reserve(calls: Sequence[CallRequest], watched: Watched, *, now: dt.datetime
     ``made``: that was done; a period that is still missing is one of a budget that was deleted since.
     """
     with transaction.atomic(savepoint=False):
-        ids, periods = _lock(watched.spans)
+        ids, periods = _lock(watched.spans, some=made)
         if len(ids) < len(watched.spans) and not made:
             return None
         asks = {
@@ -152,21 +152,33 @@ def _reserve(calls: Sequence[CallRequest], watched: Watched, *, now: dt.datetime
     return _Done(refusals, ids, periods)
 
 
-def _lock(keys: Iterable[PeriodKey]) -> tuple[dict[PeriodKey, int], dict[int, _Locked]]:
-    """Those of the periods that there are, locked in the order of their ids until the transaction ends."""
+def _lock(keys: Iterable[PeriodKey], *, some: bool) -> tuple[dict[PeriodKey, int], dict[int, _Locked]]:
+    """The periods, locked in the order of their ids until the transaction ends: those that there are, or all or none.
+
+    Where one has to be made first, no other may be locked: who makes it may be about to lock those, and a transaction
+    around this one would hold on to them.
+    """
     listed = list(keys)
     if not listed:
         return {}, {}
     with connection.cursor() as cursor:
         cursor.execute(
             """
+            WITH found AS MATERIALIZED (
+                SELECT p.id FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS k (budget_id, key, holder)
+                JOIN costs_budgetperiod p ON p.budget_id = k.budget_id AND p.key = k.key AND p.holder = k.holder)
             SELECT p.budget_id, p.key, p.holder,
                    p.id, p.ceiling IS NOT NULL, p."limit", p.spent, p.reserved, p.overage, p.exhausted_at IS NOT NULL
-            FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS k (budget_id, key, holder)
-            JOIN costs_budgetperiod p ON p.budget_id = k.budget_id AND p.key = k.key AND p.holder = k.holder
+            FROM found JOIN costs_budgetperiod p USING (id)
+            WHERE (SELECT count(*) FROM found) >= %s
             ORDER BY p.id FOR UPDATE OF p
             """,
-            [[key.budget_id for key in listed], [key.key for key in listed], [key.holder for key in listed]],
+            [
+                [key.budget_id for key in listed],
+                [key.key for key in listed],
+                [key.holder for key in listed],
+                0 if some else len(listed),
+            ],
         )
         rows = cursor.fetchall()
     return {PeriodKey(*row[:3]): row[3] for row in rows}, {row[3]: _Locked(*row[3:]) for row in rows}
