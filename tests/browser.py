@@ -23,6 +23,7 @@ from apps.swarms.models import ResourcePool
 from apps.tenants.models import User
 from portal.sessions import SessionStore
 from tests.databases import database_in_use, new_database
+from tests.processes import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -38,12 +39,6 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Daphne:

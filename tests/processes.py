@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,11 +29,21 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20.0) -> N
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on 127.0.0.1 that nobody listens on, and that nobody else here is given before somebody does.
+
+    Each test process has ports of its own, below those that the system lends to whoever connects somewhere.
+    """
+    for port in _ports:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("there is no end to them")
+
+
+_FIRST, _OF_EACH, _LENT_FROM = 10_000, 1_500, 32_768
+_begin = _FIRST + _OF_EACH * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % (_LENT_FROM - _FIRST - _OF_EACH)
+_ports = itertools.cycle(random.sample(range(_begin, _begin + _OF_EACH), _OF_EACH))
+"""In an order of its own each time: another run on this machine seldom asks for the same."""
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from django.db import connections
 from apps.execution.runner import Runner, RunnerConfig
 from apps.execution.runtimes import AgentRuntime
 from apps.providers.secrets.keeper import Keeper
+from tests.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,12 +35,6 @@ def wait_until(condition: Callable[[], object], *, timeout_s: float = 20, what: 
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:g} s"
         pause.wait(0.02)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class SimulatorProcess:

@@ -14,8 +14,8 @@ from apps.audit.models import AuditEntry
 from apps.tenants.models import User
 from portal.addresses import ClientAddress, parse
 from tests.api_client import Caller
-from tests.browser import Daphne, free_port
-from tests.processes import run_python
+from tests.browser import Daphne
+from tests.processes import free_port, run_python
 
 PROXIES = [ipaddress.ip_network(text) for text in ("10.0.0.0/24", "127.0.0.1/32", "2001:db8:1::/64")]
 VISITOR, OTHER = "192.0.2.7", "203.0.113.9"

@@ -58,6 +58,7 @@ def test_a_spec_becomes_a_queued_swarm(given: Any, developer: User, provider: Pr
     assert made.headers["Location"] == f"/api/v1/swarms/{body['id']}/"
     swarm = Swarm.objects.get(pk=body["id"])
     assert swarm.submitted_by == developer
+    assert body.pop("warnings") == []
     assert call.get(made.headers["Location"]).json() == body
     entry = AuditEntry.objects.get(action="swarm:create")
     assert (entry.actor_kind, entry.resource_id, entry.address) == ("token", body["id"], "127.0.0.1")

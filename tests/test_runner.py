@@ -79,10 +79,12 @@ def test_a_swarm_runs_to_its_end_and_every_call_is_in_the_ledger(provider: Simul
     assert RunnerRow.objects.get(pk=runner._row.pk).finished_at is not None
 
 
-def test_calls_run_at_once_up_to_the_replicas(provider: SimulatorProcess, acme: Tenant) -> None:
-    swarm = swarm_of(acme, StepOf("gather", items=40), replicas=7)
-    run_until(over(swarm), config=CONFIG)
-    assert provider.stats()["peak_in_flight"] == 7
+def test_calls_run_at_once_up_to_the_replicas(own_database: str, acme: Tenant) -> None:
+    with simulator(latency_ms=300) as provider:  # none ends before the last of seven has begun
+        simulated_provider(provider.port)
+        swarm = swarm_of(acme, StepOf("gather", items=14), replicas=7)
+        run_until(over(swarm), config=CONFIG)
+        assert provider.stats()["peak_in_flight"] == 7
 
 
 def test_a_bad_request_is_not_retried_and_costs_nothing(provider: SimulatorProcess, acme: Tenant) -> None:

@@ -21,7 +21,8 @@ from apps.providers.secrets.backend import AccessRefused, Backend, BackendDown, 
 from apps.providers.secrets.backends import open_backend
 from portal.secrets_backend import parse
 from tests.mounted import swap
-from tests.running import free_port, wait_until
+from tests.processes import free_port
+from tests.running import wait_until
 from tests.vault_server import serving
 
 KEY, NEXT = "sk-of-a-backend-0123456789", "sk-of-a-backend-9876543210"

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from apps.providers.transport import AiohttpTransport, LaunchPad
-from tests.running import free_port
+from tests.processes import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -25,7 +25,8 @@ from typing import Any
 
 import psutil
 
-from tests.bench.setting import Cost, Setting, free_port, setting, wait_for
+from tests.bench.setting import Cost, Setting, setting, wait_for
+from tests.processes import free_port
 
 HEADERS = ("what", "requests/s", "p50 ms", "p95 ms", "p99 ms", "web CPU ms", "db CPU ms", "answers")
 UNLIMITED = {f"API_LIMIT_{name}": "0" for name in ("TOKEN", "SESSION", "INGEST", "ADDRESS")}

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
-from tests.bench.setting import Setting, free_port, setting, wait_for
+from tests.bench.setting import Setting, setting, wait_for
 from tests.bench.throughput import product, submit, tenant_with_budgets
+from tests.processes import free_port
 
 LATENCY_MS = 200
 SWARMS = 2

@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.bench.gate import quantile
-from tests.bench.setting import Setting, free_port, setting, wait_for
+from tests.bench.setting import Setting, setting, wait_for
+from tests.processes import free_port
 
 LATENCY_MS = 100
 NAMES = ("one", "two", "three")

@@ -17,15 +17,10 @@ from typing import Any
 
 import psutil
 
+from tests.processes import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float) -> None:
