@@ -6,7 +6,6 @@ could not use, and, when it refuses, for anything that it changed.
 
 from __future__ import annotations
 
-import gc
 import gzip
 import io
 import json
@@ -87,13 +86,11 @@ def text_of(response: Any) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without a traceback in the log for each of a thousand refusals, and without looking for garbage in old things."""
+    """Without a traceback in the log for each of a thousand refusals."""
     logging.disable(logging.WARNING)
-    gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
         logging.disable(logging.NOTSET)
 
 

@@ -111,6 +111,7 @@ def web_of_module(web_server: Daphne, django_db_blocker: Any) -> Iterator[Daphne
 def db(web_of_module: Daphne, django_db_blocker: Any) -> Iterator[None]:
     """The web server's database, without the rows of earlier tests (the event log goes on, as it does in real life)."""
     with django_db_blocker.unblock():
+        connection.close()  # under the browser's event loop Django has another one, maybe of a while ago
         with connection.cursor() as cursor:
             cursor.execute(f"TRUNCATE {', '.join(_EMPTIED)} CASCADE")
         ResourcePool.objects.update(agents_used=0, memory_gb_used=0, cpu_used=0, swarms_used=0)

@@ -82,6 +82,12 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: Any, args
     os.environ["CACHE_URL"] = os.environ.get("TEST_CACHE_URL", "")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are processors: some always wait for a server, a worker or a browser."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of a group run in one process of a parallel run, which sets up what they share once.

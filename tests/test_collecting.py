@@ -2,10 +2,18 @@
 
 import gc
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
 from portal.collecting import NEW_OBJECTS, fewer_collections
+
+
+@pytest.fixture(autouse=True)
+def frozen_as_before() -> Iterator[None]:
+    """The test process has frozen what it collected, and goes on for a while."""
+    yield
+    gc.freeze()
 
 
 class Knot:

@@ -43,7 +43,6 @@ from apps.providers.switchboard import Switchboard
 from apps.swarms.models import FailureCode, Runtime, Swarm, TaskStatus
 from apps.swarms.progress import TaskOutcome
 from portal.batching import Batcher, DatabaseThread
-from portal.collecting import fewer_collections
 from portal.notify import Channel, Listener
 from portal.redaction import redacted
 
@@ -92,10 +91,6 @@ class Runner:
 
     async def run(self) -> int:
         """Works until it is told to stop; how many attempts it finished."""
-        with fewer_collections():
-            return await self._run()
-
-    async def _run(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._finished = 0

@@ -9,6 +9,7 @@ import uuid
 from django.utils import timezone
 
 from apps.execution.models import Runner as RunnerRow
+from portal.collecting import fewer_collections
 
 ALIVE = dt.timedelta(seconds=10)
 
@@ -23,7 +24,8 @@ def run_agents(node: str, wanted: int = 0) -> int:
     alive = RunnerRow.objects.filter(node=node, finished_at=None, heartbeat_at__gt=timezone.now() - ALIVE).count()
     if wanted and alive >= wanted:
         return 0
-    return asyncio.run(Runner(node).run())
+    with fewer_collections():
+        return asyncio.run(Runner(node).run())
 
 
 def archive_swarm(archive_id: str) -> bool:
