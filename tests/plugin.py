@@ -82,7 +82,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: Any, args
     os.environ["CACHE_URL"] = os.environ.get("TEST_CACHE_URL", "")
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than there are processors: some always wait for a server, a worker or a browser."""
     return (os.cpu_count() or 1) + 1
