@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 LOST = (OperationalError, InterfaceError)
 FEW_ITEMS = 2
+STEP_S = 0.005
+"""Seconds by which each further item makes the pause longer."""
 
 
 class DatabaseThread:
@@ -52,7 +54,8 @@ class Batcher(Generic[T, R]):
 
     The first item after a pause goes at once, so a quiet system adds no delay and a busy one makes large batches;
     ``enough_items`` go without waiting for the interval to end. After a batch of one or two the next may go after
-    ``quiet_s`` already: where so little comes in, nothing is saved by waiting for more.
+    ``quiet_s`` already: where so little comes in, nothing is saved by waiting for more. With each further item the
+    pause grows by ``STEP_S``, so that one that was larger by chance makes no long pause and no large next one.
     ``flush(items)`` answers with one result per item, in order, and must be safe to repeat: when the connection is
     lost the same batch is tried again until it succeeds. A batch the database rejects is tried item by item, so that
     one bad item does not take others with it; its own future gets the error.
@@ -115,7 +118,8 @@ class Batcher(Generic[T, R]):
             self._timer.cancel()
             self._timer = None
         batch, self._items = self._items[: self._max_items], self._items[self._max_items :]
-        self._not_before = loop.time() + (self._quiet_s if len(batch) <= FEW_ITEMS else self._interval_s)
+        pause = self._quiet_s + STEP_S * max(len(batch) - FEW_ITEMS, 0)
+        self._not_before = loop.time() + min(pause, self._interval_s)
         self._writing = True
         items = [item for item, _ in batch]
         work = self._thread.start(lambda: self._flush(items))
