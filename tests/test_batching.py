@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import DataError, OperationalError
 
-from portal.batching import Batcher, DatabaseThread
+from portal.batching import FEW_ITEMS, Batcher, DatabaseThread
 
 LONG_S = 60.0
 
@@ -85,6 +85,42 @@ def test_where_little_comes_in_the_next_waits_less() -> None:
 
     with_batcher(book, scenario, interval_s=LONG_S, quiet_s=0.001)
     assert book.batches == [[0], [1]]
+
+
+def test_a_batch_that_was_larger_by_chance_makes_no_long_pause() -> None:
+    book = Book()
+
+    async def scenario(batcher: Batcher[int, int]) -> None:
+        book.gate.clear()
+        together = [batcher.submit(item) for item in range(5)]
+        await asyncio.sleep(0)
+        book.gate.set()
+        await asyncio.gather(*together)
+        async with asyncio.timeout(LONG_S / 4):
+            await batcher.submit(5)
+
+    with_batcher(book, scenario, interval_s=LONG_S, quiet_s=0.001)
+    assert book.batches == [[0], [1, 2, 3, 4], [5]]
+
+
+def test_the_pause_grows_with_the_batch_up_to_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.batching.STEP_S", LONG_S)
+    book = Book()
+
+    async def scenario(batcher: Batcher[int, int]) -> None:
+        book.gate.clear()
+        together = [batcher.submit(item) for item in range(FEW_ITEMS + 2)]
+        await asyncio.sleep(0)
+        book.gate.set()
+        await asyncio.gather(*together)
+        next_one = batcher.submit(99)
+        await asyncio.sleep(0)
+        assert len(book.batches) == 2, "it waits for others"
+        async with asyncio.timeout(LONG_S / 4):
+            await next_one
+
+    with_batcher(book, scenario, interval_s=0.2, quiet_s=0.001)
+    assert book.batches[2:] == [[99]]
 
 
 def test_a_batch_is_not_larger_than_it_may_be_and_draining_waits_for_no_interval() -> None:
