@@ -11,14 +11,16 @@ from typing import Any, Generic, TypeVar
 import structlog
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
+from portal.rate import Rate
+
 T = TypeVar("T")
 R = TypeVar("R")
 log = structlog.get_logger(__name__)
 
 LOST = (OperationalError, InterfaceError)
-FEW_ITEMS = 2
-STEP_S = 0.005
-"""Seconds by which each further item makes the pause longer."""
+FEW_PER_S = 200.0
+MANY_PER_S = 1000.0
+"""Items a second from which on a prompt ``Batcher`` makes pauses, and from which on they are at their longest."""
 
 
 class DatabaseThread:
@@ -49,16 +51,22 @@ class DatabaseThread:
         self._pool.shutdown()
 
 
+def prompt_pause_s(interval_s: float, per_second: float) -> float:
+    """The pause of a prompt ``Batcher``: none up to ``FEW_PER_S`` items a second, all from ``MANY_PER_S`` on."""
+    return interval_s * min(max((per_second - FEW_PER_S) / (MANY_PER_S - FEW_PER_S), 0.0), 1.0)
+
+
 class Batcher(Generic[T, R]):
     """Gathers items and hands them to ``flush`` in batches, at most one each ``interval_s`` seconds.
 
     The first item after a pause goes at once, so a quiet system adds no delay and a busy one makes large batches;
-    ``enough_items`` go without waiting for the interval to end. After a batch of one or two the next may go after
-    ``quiet_s`` already: where so little comes in, nothing is saved by waiting for more. With each further item the
-    pause grows by ``STEP_S``, so that one that was larger by chance makes no long pause and no large next one.
-    ``flush(items)`` answers with one result per item, in order, and must be safe to repeat: when the connection is
-    lost the same batch is tried again until it succeeds. A batch the database rejects is tried item by item, so that
-    one bad item does not take others with it; its own future gets the error.
+    ``enough_items`` go without waiting for the interval to end. A ``prompt`` one makes no pause at all while few items
+    come in: what somebody waits for goes as soon as the batch before it is written. With more items a second the pause
+    grows to the interval. Not with the size of a batch: items that came together by chance would come together again.
+    ``flush(items)`` answers with one result per item, in order. When the connection is lost, nobody knows what was
+    written: ``again(items)`` is tried until it succeeds, which is ``flush`` itself if that is safe to repeat. A batch
+    the database rejects is tried item by item, so that one bad item does not take others with it; its own future gets
+    the error.
     """
 
     def __init__(
@@ -67,7 +75,8 @@ class Batcher(Generic[T, R]):
         flush: Callable[[Sequence[T]], Sequence[R]],
         *,
         interval_s: float,
-        quiet_s: float | None = None,
+        prompt: bool = False,
+        again: Callable[[Sequence[T]], Sequence[R]] | None = None,
         enough_items: int = 64,
         max_items: int = 500,
         retry_s: float = 0.5,
@@ -75,7 +84,9 @@ class Batcher(Generic[T, R]):
         self._thread = thread
         self._flush = flush
         self._interval_s = interval_s
-        self._quiet_s = interval_s if quiet_s is None else quiet_s
+        self._prompt = prompt
+        self._again = again or flush
+        self._rate = Rate()
         self._enough_items = enough_items
         self._max_items = max_items
         self._retry_s = retry_s
@@ -118,8 +129,10 @@ class Batcher(Generic[T, R]):
             self._timer.cancel()
             self._timer = None
         batch, self._items = self._items[: self._max_items], self._items[self._max_items :]
-        pause = self._quiet_s + STEP_S * max(len(batch) - FEW_ITEMS, 0)
-        self._not_before = loop.time() + min(pause, self._interval_s)
+        now = loop.time()
+        self._rate.count(now, len(batch))
+        pause = prompt_pause_s(self._interval_s, self._rate.per_second(now)) if self._prompt else self._interval_s
+        self._not_before = now + pause
         self._writing = True
         items = [item for item, _ in batch]
         work = self._thread.start(lambda: self._flush(items))
@@ -166,7 +179,7 @@ class Batcher(Generic[T, R]):
             try:
                 if error is not None:
                     raise error
-                results = await self._thread.run(lambda: self._flush(items))
+                results = await self._thread.run(lambda: self._again(items))
                 break
             except LOST as lost:
                 log.warning("database_lost", waiting=len(items), error=str(lost).splitlines()[0])

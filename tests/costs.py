@@ -37,7 +37,7 @@ def call(tenant: Tenant, amount: int, **changes: Any) -> CallRequest:
 
 def ask(tenant: Tenant, *amounts: int, **changes: Any) -> list[Verdict]:
     """The verdicts on calls of these amounts, asked for in one batch."""
-    return reserve([call(tenant, amount, **changes) for amount in amounts], now=NOW)
+    return reserve([call(tenant, amount, **changes) for amount in amounts], now=NOW, fresh=True)
 
 
 def granted(verdicts: list[Verdict]) -> list[bool]:

@@ -62,7 +62,8 @@ def work(seed: str, tenant_id: uuid.UUID, ends_at: float, *, changes_limits: boo
             for _ in range(rng.randint(0, IN_FLIGHT - len(flying)))
         ]
         again = rng.sample(flying, min(len(flying), 1))
-        for request, verdict in zip([*asked, *again], reserve([*asked, *again], now=now), strict=True):
+        verdicts = [*reserve(asked, now=now, fresh=True), *reserve(again, now=now)]
+        for request, verdict in zip([*asked, *again], verdicts, strict=True):
             if verdict.granted:
                 flying += [request] if request in asked else []
             elif not verdict.may_fit_later:

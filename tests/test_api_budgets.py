@@ -12,9 +12,9 @@ from django.utils import timezone
 
 from apps.audit.models import AuditEntry
 from apps.costs.actions import create_budget, set_run_budget
-from apps.costs.budgets import span_of
 from apps.costs.models import Budget, BudgetPeriod, Enforcement, Period, Scope
 from apps.costs.reserving import Settlement, reserve, settle
+from apps.costs.watching import span_of
 from apps.privacy.models import DataSubject
 from apps.tenants.access import principal_of_command
 from apps.tenants.models import Membership, Tenant, User

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import DataError, OperationalError
 
-from portal.batching import FEW_ITEMS, Batcher, DatabaseThread
+from portal.batching import FEW_PER_S, MANY_PER_S, Batcher, DatabaseThread, prompt_pause_s
 
 LONG_S = 60.0
 
@@ -76,18 +76,7 @@ def test_after_a_batch_the_next_waits_for_its_time_or_for_enough() -> None:
     assert book.batches == [[0], [1, 2, 3]]
 
 
-def test_where_little_comes_in_the_next_waits_less() -> None:
-    book = Book()
-
-    async def scenario(batcher: Batcher[int, int]) -> None:
-        await batcher.submit(0)
-        await batcher.submit(1)
-
-    with_batcher(book, scenario, interval_s=LONG_S, quiet_s=0.001)
-    assert book.batches == [[0], [1]]
-
-
-def test_a_batch_that_was_larger_by_chance_makes_no_long_pause() -> None:
+def test_where_little_comes_in_what_somebody_waits_for_goes_at_once() -> None:
     book = Book()
 
     async def scenario(batcher: Batcher[int, int]) -> None:
@@ -99,28 +88,31 @@ def test_a_batch_that_was_larger_by_chance_makes_no_long_pause() -> None:
         async with asyncio.timeout(LONG_S / 4):
             await batcher.submit(5)
 
-    with_batcher(book, scenario, interval_s=LONG_S, quiet_s=0.001)
+    with_batcher(book, scenario, interval_s=LONG_S, prompt=True)
     assert book.batches == [[0], [1, 2, 3, 4], [5]]
 
 
-def test_the_pause_grows_with_the_batch_up_to_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("portal.batching.STEP_S", LONG_S)
+@pytest.mark.parametrize(
+    ("per_second", "pause_s"), [(0, 0.0), (FEW_PER_S, 0.0), ((FEW_PER_S + MANY_PER_S) / 2, 5.0), (MANY_PER_S * 9, 10.0)]
+)
+def test_the_more_comes_in_the_longer_is_the_pause(per_second: float, pause_s: float) -> None:
+    assert prompt_pause_s(10.0, per_second) == pause_s
+
+
+def test_where_much_comes_in_the_next_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.batching.FEW_PER_S", 0.0)
+    monkeypatch.setattr("portal.batching.MANY_PER_S", 1.0)
     book = Book()
 
     async def scenario(batcher: Batcher[int, int]) -> None:
-        book.gate.clear()
-        together = [batcher.submit(item) for item in range(FEW_ITEMS + 2)]
+        await batcher.submit(0)
+        later = [batcher.submit(item) for item in (1, 2)]
         await asyncio.sleep(0)
-        book.gate.set()
-        await asyncio.gather(*together)
-        next_one = batcher.submit(99)
-        await asyncio.sleep(0)
-        assert len(book.batches) == 2, "it waits for others"
-        async with asyncio.timeout(LONG_S / 4):
-            await next_one
+        assert book.batches == [[0]]
+        await asyncio.gather(*later)
 
-    with_batcher(book, scenario, interval_s=0.2, quiet_s=0.001)
-    assert book.batches[2:] == [[99]]
+    with_batcher(book, scenario, interval_s=0.2, prompt=True)
+    assert book.batches == [[0], [1, 2]]
 
 
 def test_a_batch_is_not_larger_than_it_may_be_and_draining_waits_for_no_interval() -> None:
@@ -147,6 +139,19 @@ def test_a_batch_is_repeated_whole_when_the_connection_is_lost() -> None:
 
     assert with_batcher(book, scenario) == [0, 10, 20]
     assert book.batches == [[0], [1, 2], [1, 2], [1, 2]]
+
+
+def test_what_may_have_been_written_already_is_written_the_other_way() -> None:
+    book = Book(None, OperationalError("gone"))
+
+    async def scenario(batcher: Batcher[int, int]) -> list[int]:
+        book.gate.clear()
+        futures = [batcher.submit(item) for item in range(3)]
+        book.gate.set()
+        return await asyncio.gather(*futures)
+
+    answers = with_batcher(book, scenario, again=lambda items: [-item for item in items])
+    assert (answers, book.batches) == ([0, -1, -2], [[0], [1, 2]])
 
 
 @pytest.mark.parametrize("lost", [(), (None, OperationalError("gone"))], ids=["at once", "after a lost connection"])

@@ -17,9 +17,10 @@ from pytest_django import DjangoAssertNumQueries
 from apps.audit.models import AuditEntry
 from apps.audit.trail import ORCHESTRATOR
 from apps.costs import actions
-from apps.costs.budgets import Span, Standing, blocked_tenants, span_of, standings
+from apps.costs.budgets import Standing, blocked_tenants, standings
 from apps.costs.models import Budget, BudgetPeriod
 from apps.costs.reserving import Settlement, settle
+from apps.costs.watching import Span, span_of
 from apps.events.models import Event
 from apps.tenants.access import AccessDenied, principal_of
 from apps.tenants.models import Tenant, User

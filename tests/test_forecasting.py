@@ -14,10 +14,11 @@ from pytest_django import DjangoAssertNumQueries
 
 from apps.audit.trail import ORCHESTRATOR
 from apps.costs.actions import change_budget
-from apps.costs.budgets import Standing, span_of
+from apps.costs.budgets import Standing
 from apps.costs.forecasting import POLICY, Forecast, ForecastPolicy, outlooks
 from apps.costs.models import Budget, BudgetAlert
 from apps.costs.reserving import Settlement, reserve, settle
+from apps.costs.watching import span_of
 from apps.tenants.models import Tenant
 from portal.ids import uuid7
 from portal.money import NANO

@@ -97,9 +97,10 @@ class Spending(RuleBasedStateMachine):
             min_size=1,
             max_size=5,
         ),
+        fresh=st.booleans(),
         again=st.booleans(),
     )
-    def reserve_calls(self, asked: list[tuple[int, int, int, str]], again: bool) -> None:
+    def reserve_calls(self, asked: list[tuple[int, int, int, str]], fresh: bool, again: bool) -> None:
         requests = [
             call(
                 self.tenant,
@@ -112,7 +113,14 @@ class Spending(RuleBasedStateMachine):
             )
             for amount, swarm, user, agent in asked
         ]
-        verdicts = reserve(requests, now=self.now)
+        if fresh:
+            with transaction.atomic():
+                expected = reserve(requests, now=self.now)
+                transaction.set_rollback(True)
+            verdicts = reserve(requests, now=self.now, fresh=True)
+            assert verdicts == expected
+        else:
+            verdicts = reserve(requests, now=self.now)
         if again:
             kept = [request for request, verdict in zip(requests, verdicts, strict=True) if verdict.granted]
             assert all(verdict.granted for verdict in reserve(kept, now=self.now))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from django.db import connection, transaction
 
 from apps.audit.trail import ORCHESTRATOR
 from apps.costs.actions import change_budget
-from apps.costs.budgets import ids_of_periods, watching
-from apps.costs.models import BudgetPeriod, LedgerEntry, Reservation
-from apps.costs.reserving import Settlement, Verdict, charge_expired, reserve, settle
+from apps.costs.models import Budget, BudgetPeriod, LedgerEntry, Reservation
+from apps.costs.reserving import Settlement, Verdict, charge_expired, release, reserve, settle
+from apps.costs.watching import ids_of_periods, watching
 from apps.tenants.models import Tenant
 from tests.costs import LATER, NOW, ask, budget, call, granted, period, verify_money_is_whole
 
@@ -101,6 +103,41 @@ def test_the_last_of_the_money_goes_to_one_of_two(own_database: str, acme: Tenan
     (verdict,) = aside.outcome()
     assert (verdict.granted, verdict.may_fit_later) == (False, True)
     assert period(month).reserved == 100
+
+
+def test_who_waited_for_another_reservation_adds_to_it(own_database: str, acme: Tenant) -> None:
+    month, soft = budget(acme, 100), budget(acme, 10, "soft", enforcement="soft")
+    ask(acme, 10)
+    with transaction.atomic():
+        ask(acme, 20)
+        aside = Aside(lambda: ask(acme, 30, 40)).until_it_waits()
+    assert granted(aside.outcome()) == [True, True]
+    assert (period(month).reserved, period(soft).reserved) == (100, 100)
+    verify_money_is_whole()
+
+
+MAKE_ROOM: dict[str, Callable[[Budget, uuid.UUID], object]] = {
+    "a release": lambda _, held: release([held]),
+    "a settlement": lambda _, held: settle([Settlement(held, 10)], now=NOW),
+    "a correction": lambda _, held: settle([Settlement(held, 10)], now=LATER),
+    "a higher limit": lambda month, _: change_budget(month, limit=200, by=ORCHESTRATOR, now=NOW),
+}
+
+
+@pytest.mark.parametrize("make_room", MAKE_ROOM.values(), ids=MAKE_ROOM)
+def test_who_waits_while_room_is_made_gets_it(
+    own_database: str, acme: Tenant, make_room: Callable[[Budget, uuid.UUID], object]
+) -> None:
+    month = budget(acme, 100)
+    ask(acme, 5)
+    (verdict,) = ask(acme, 95)
+    if make_room is MAKE_ROOM["a correction"]:
+        charge_expired(now=LATER)
+    with transaction.atomic():
+        make_room(month, verdict.id)
+        aside = Aside(lambda: ask(acme, 50)).until_it_waits()
+    assert granted(aside.outcome()) == [True]
+    verify_money_is_whole()
 
 
 def test_a_settlement_and_the_end_of_the_lease_charge_once(own_database: str, acme: Tenant) -> None:

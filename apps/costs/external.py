@@ -17,13 +17,13 @@ from django.db import DataError, connection, transaction
 
 from apps.audit import trail
 from apps.costs.booking import Booking, bookings
-from apps.costs.budgets import PeriodKey, Watched, ids_of_periods, watching
 from apps.costs.entries import NewEntry
 from apps.costs.external_events import CostEvent, Key, Outcome, Status
 from apps.costs.models import run_id
 from apps.costs.price_book import PriceBook
 from apps.costs.prices import Rates, UnknownModel
 from apps.costs.settling import Moves, apply
+from apps.costs.watching import PeriodKey, Watched, ids_of_periods, watching
 from apps.events import log as events
 from apps.privacy.models import DataSubject
 from apps.tenants.access import Principal

@@ -116,7 +116,7 @@ def reserve(wanted: Wanted, *, by: Principal, now: dt.datetime) -> tuple[Externa
             expires_at=now + wanted.lease,
             run=wanted.run,
         )
-        (verdict,) = reserving.reserve([request], now=now)
+        (verdict,) = reserving.reserve([request], now=now, fresh=True)
         if verdict.refused:
             return verdict.refused
         made = ExternalReservation.objects.create(

@@ -17,13 +17,13 @@ import structlog
 from django.db import DatabaseError
 from django.utils import timezone
 
-from apps.costs import reserving
 from apps.costs.cached_calls import CachedCall
-from apps.costs.reserving import CallRequest, Settlement, Verdict
+from apps.costs.reserving import Settlement
 from apps.execution import leases, results, trying
 from apps.execution.artifacts import storing
 from apps.execution.artifacts.saving import AttemptFiles
 from apps.execution.artifacts.storing import FileStore
+from apps.execution.batches import releases, reservations
 from apps.execution.briefing import Brief, Briefing
 from apps.execution.errors import Busy
 from apps.execution.failures import Failure, classify
@@ -54,8 +54,6 @@ HEARTBEAT_S = 2.0
 IDLE_POLL_S = 2.0
 LEASE_INTERVAL_S = 0.03
 ENOUGH_ROOM = 64
-RESERVE_INTERVAL_S = 0.02
-QUIET_INTERVAL_S = 0.002
 WRITE_INTERVAL_S = 0.04
 
 
@@ -100,13 +98,8 @@ class Runner:
         self._writer: Batcher[Settlement | CachedCall | Finished, None] = Batcher(
             self._books, self._write, interval_s=WRITE_INTERVAL_S
         )
-        reserver: Batcher[CallRequest, Verdict] = Batcher(
-            self._reserves,
-            lambda items: reserving.reserve(items, now=self._now()),
-            interval_s=RESERVE_INTERVAL_S,
-            quiet_s=QUIET_INTERVAL_S,
-        )
-        releaser: Batcher[uuid.UUID, None] = Batcher(self._reserves, _release, interval_s=RESERVE_INTERVAL_S)
+        reserver = reservations(self._reserves, now=self._now)
+        releaser = releases(self._reserves)
         announcer: Batcher[LooseObject, None] = Batcher(self._leases, storing.announce, interval_s=WRITE_INTERVAL_S)
         self._files = FileStore(announcer.submit, now=self._now)
         self._gate = Gate(reserver.submit, self._writer.submit, releaser.submit, cached=self._writer.submit)
@@ -420,8 +413,3 @@ class Runner:
             self._cancel(flight, Stop.HANDED_BACK)
         if pending:
             await asyncio.wait(pending)
-
-
-def _release(ids: Sequence[uuid.UUID]) -> list[None]:
-    reserving.release(ids)
-    return [None] * len(ids)

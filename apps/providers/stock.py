@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from apps.providers.quota import STOCK_S, Answer, Returned, Spare
+from portal.rate import Rate
 
 AHEAD_S = 0.5
 """For so many seconds of calls, at the rate of late, leave is taken in advance."""
@@ -53,7 +54,7 @@ class Stock:
     ample: bool = False
     _lots: list[_Lot] = field(default_factory=list)
     _returned: dict[int, tuple[int, int]] = field(default_factory=dict)
-    _rate: _Rate = field(default_factory=lambda: _Rate())
+    _rate: Rate = field(default_factory=Rate)
     _usual: float = 0.0
     _refilled_at: float = 0.0
 
@@ -153,27 +154,3 @@ class Stock:
         if requests or tokens:
             before = self._returned.get(second, (0, 0))
             self._returned[second] = (before[0] + requests, before[1] + tokens)
-
-
-@dataclass(slots=True)
-class _Rate:
-    """Calls a second, over the last one."""
-
-    second: int = 0
-    here: int = 0
-    before: int = 0
-
-    def count(self, now: float) -> None:
-        self._move(math.floor(now))
-        self.here += 1
-
-    def per_second(self, now: float) -> float:
-        if now == math.inf:
-            return 0.0
-        self._move(math.floor(now))
-        return self.here + self.before * (1 - now % 1)
-
-    def _move(self, second: int) -> None:
-        if second != self.second:
-            self.before = self.here if second == self.second + 1 else 0
-            self.second, self.here = second, 0

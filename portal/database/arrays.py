@@ -21,9 +21,17 @@ class FlatListDumper(ListDumper):
     """
 
     def dump(self, obj: list[Any]) -> Buffer | None:
-        kinds = set(map(type, obj)) - {type(None)}
-        encode = _ENCODERS.get(kinds.pop()) if len(kinds) == 1 else None
-        return super().dump(obj) if encode is None else f"{{{encode(obj)}}}".encode()
+        flat = as_text(obj)
+        return super().dump(obj) if flat is None else flat.encode()
+
+
+def as_text(values: Sequence[Any]) -> str | None:
+    """A flat list of one common type, or of nothing but None, as PostgreSQL writes an array; None for another list."""
+    kinds = set(map(type, values)) - {type(None)}
+    if not kinds:
+        return f"{{{','.join(['NULL'] * len(values))}}}"
+    encode = _ENCODERS.get(kinds.pop()) if len(kinds) == 1 else None
+    return None if encode is None else f"{{{encode(values)}}}"
 
 
 def _uuids(values: Sequence[uuid.UUID | None]) -> str:

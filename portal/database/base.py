@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.backends.postgresql import base
+import psycopg
+from django.db.backends.postgresql import base, operations
 
 from portal import embedded
 from portal.database import arrays
@@ -12,17 +13,36 @@ from portal.database.errors import DatabaseUnavailable
 
 arrays.register()
 
+PLAN_AFTER = 2
+"""How often a connection runs a statement before it has it planned for good."""
+
+
+class DatabaseOperations(operations.DatabaseOperations):
+    def last_executed_query(self, cursor: Any, sql: str, params: Any) -> str:
+        """The statement with its parameters. A planned cursor does not know it."""
+        known = isinstance(cursor, psycopg.ClientCursor)
+        return str(super().last_executed_query(cursor, sql, params) if known else self.compose_sql(sql, params))
+
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    ops_class = DatabaseOperations
+
     def get_connection_params(self) -> dict[str, Any]:
         """Connection parameters; those of the embedded server where ``EMBEDDED_DIR`` is set."""
         params: dict[str, Any] = super().get_connection_params()
+        params["prepare_threshold"] = PLAN_AFTER  # of planned cursors only: psycopg prepares for no others
         if directory := self.settings_dict.get("EMBEDDED_DIR"):
             try:
                 params.update(embedded.ensure_running(directory))
             except embedded.CannotStart as error:
                 raise DatabaseUnavailable(str(error)) from error
         return params
+
+    def planned_cursor(self) -> Any:
+        """A cursor whose statements PostgreSQL plans once: see :mod:`portal.database.planned`."""
+        self.ensure_connection()
+        with self.wrap_database_errors:
+            return self._prepare_cursor(psycopg.Cursor(self.connection))  # type: ignore[attr-defined]
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection; DatabaseUnavailable, without the password, when none can be made."""

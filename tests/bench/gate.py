@@ -83,14 +83,14 @@ def request(number: int) -> tuple[Any, Any, Any]:
 async def measure(place: Setting, tenant: Any, latency_s: float, seconds: float) -> list[Row]:
     from django.utils import timezone
 
-    from apps.costs import reserving
     from apps.costs.prices import ModelPrice
-    from apps.costs.reserving import CallRequest, Settlement, Verdict
+    from apps.costs.reserving import Settlement
     from apps.execution import results
+    from apps.execution.batches import releases, reservations
     from apps.execution.failover import Line
     from apps.execution.gate import CallContext, Gate
     from apps.execution.governed import GovernedModel
-    from apps.execution.runner import QUIET_INTERVAL_S, RESERVE_INTERVAL_S, WRITE_INTERVAL_S
+    from apps.execution.runner import WRITE_INTERVAL_S
     from apps.providers.clients import ModelClients
     from apps.providers.switchboard import Switchboard
     from apps.providers.transport import LaunchPad
@@ -100,19 +100,10 @@ async def measure(place: Setting, tenant: Any, latency_s: float, seconds: float)
         results.write(items, now=timezone.now())
         return [None] * len(items)
 
-    def release(ids: Any) -> list[None]:
-        reserving.release(ids)
-        return [None] * len(ids)
-
     books, reserves = DatabaseThread("books"), DatabaseThread("reserves")
-    reserver: Batcher[CallRequest, Verdict] = Batcher(
-        reserves,
-        lambda items: reserving.reserve(items, now=timezone.now()),
-        interval_s=RESERVE_INTERVAL_S,
-        quiet_s=QUIET_INTERVAL_S,
-    )
+    reserver = reservations(reserves, now=timezone.now)
     writer: Batcher[Settlement, None] = Batcher(books, write, interval_s=WRITE_INTERVAL_S)
-    gate = Gate(reserver.submit, writer.submit, Batcher(reserves, release, interval_s=RESERVE_INTERVAL_S).submit)
+    gate = Gate(reserver.submit, writer.submit, releases(reserves).submit)
     clients, pad = ModelClients(connections=256), LaunchPad()
     board = Switchboard("bench", clients.ask)
     await board.start()
