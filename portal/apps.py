@@ -7,6 +7,7 @@ from django.contrib.admin import apps as django_admin  # as a module: its class 
 from django.contrib.admin.checks import check_admin_app, check_dependencies
 from django.core.checks import CheckMessage, Tags, register
 
+from portal import logs  # before any other module that logs: it says how structlog is loaded
 from portal.redaction import redacted
 
 
@@ -14,7 +15,7 @@ class PortalConfig(AppConfig):
     name = "portal"
 
     def ready(self) -> None:
-        from portal import checks, logs  # noqa: F401  (registers the system checks)
+        from portal import checks  # noqa: F401  (registers the system checks)
 
         logs.configure(settings.LOG_FORMAT)
 
