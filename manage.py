@@ -15,6 +15,11 @@ def main() -> None:
         gc.enable()
         sys.exit(simulate_provider(sys.argv[2:]))
 
+    if sys.argv[1:2] == ["work"]:
+        from apps.execution import cluster_named
+
+        cluster_named.set_from(sys.argv[2:])
+
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
     from portal import commands
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from apps.swarms.models import ResourcePool
 from apps.tenants.models import User
 from portal.sessions import SessionStore
 from tests.databases import database_in_use, new_database
+from tests.forks import WEB, Forked
 from tests.processes import free_port
 
 if TYPE_CHECKING:
@@ -58,20 +58,18 @@ class Daphne:
             "LOGIN_LIMIT_ADDRESS": "0",
             "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",  # where the receivers of tests are
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(self.port), "portal.asgi:application"]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        command = ("-m", "daphne", "-b", "127.0.0.1", "-p", str(self.port), "portal.asgi:application")
+        self._process = Forked(*command, ahead=WEB, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         pause = threading.Event()
         deadline = time.monotonic() + 60
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
             if self._process.poll() is not None or time.monotonic() > deadline:
-                errors = self._process.stderr.read().decode() if self._process.stderr else ""
+                errors = self._process.stderr.read() if self._process.stderr else ""
                 pytest.fail(f"daphne did not start:\n{errors}")
             pause.wait(0.1)
 

@@ -14,8 +14,6 @@ import html
 import json
 import secrets
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -29,7 +27,8 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.processes import ROOT, free_port
+from tests.forks import Forked
+from tests.processes import free_port
 
 CLIENT_ID, CLIENT_SECRET = "swarmdesk", "a secret & more"
 LIFE_S = 300
@@ -337,11 +336,10 @@ class Provider:
     def __init__(self) -> None:
         self.port = free_port()
         self.issuer = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tests.oidc_provider", "--port", str(self.port)]
-        self._process = subprocess.Popen(command, cwd=ROOT)
+        self._process = Forked("-m", "tests.oidc_provider", "--port", str(self.port), ahead=("jwt",))
         never, deadline = threading.Event(), time.monotonic() + 60
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):

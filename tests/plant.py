@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from django.db import connection, connections
 
+from tests.forks import RUNNER, Forked
 from tests.plugin import folder_in_memory
 from tests.running import ROOT, wait_until
 
@@ -78,8 +79,8 @@ class Plant:
             "GRACE_SECONDS": str(grace_s),
             "LOG_FORMAT": "console",
         }
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self.workers: subprocess.Popen[bytes] | None = None
+        self._processes: list[Forked] = []
+        self.workers: Forked | None = None
 
     def manage(self, *arguments: str) -> None:
         """Runs a command to its end; fails with its output when it does."""
@@ -88,10 +89,11 @@ class Plant:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
+    def start(self, *arguments: str) -> Forked:
+        process = Forked(
+            "manage.py",
+            *arguments,
+            ahead=RUNNER,
             env=self.environment,
             stdout=self._log,
             stderr=self._log,

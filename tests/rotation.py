@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from apps.audit.models import AuditEntry
 from apps.providers.models import Provider, SecretState
 from apps.swarms.models import Swarm
 from apps.tenants.models import Tenant
-from tests.running import ROOT, SimulatorProcess, wait_until
+from tests.forks import RUNNER, Forked
+from tests.running import SimulatorProcess, wait_until
 from tests.swarms import AgentOf, StepOf, make_swarm
 from tests.vault_server import Vault
 
@@ -53,7 +53,7 @@ class Workers:
     worker_class: str
     log: Path
     token: str
-    process: subprocess.Popen[bytes]
+    process: Forked
 
     def runners(self) -> list[int]:
         """Processes that hold keys, by what the trail says."""
@@ -77,16 +77,10 @@ def workers(worker_class: str, count: int, vault: Vault, paths: str, folder: Pat
         "LOG_FORMAT": "json",
         "GRACE_SECONDS": "8",
         "SECRETS_GRACE_S": str(GRACE_S),
-        # As `up` does, so that the command need not start itself again to have them set.
-        "Q_CLUSTER_NAME": "agents",
-        "WORKER_CLASS": worker_class,
-        "AGENT_WORKERS": str(count),
     }
     command = ["work", "--cluster", "agents", "--class", worker_class, "--workers", str(count)]
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", *command], cwd=ROOT, env=environment, stdout=output, stderr=output
-        )
+        process = Forked("manage.py", *command, ahead=RUNNER, env=environment, stdout=output, stderr=output)
     made = Workers(worker_class, log, token, process)
     try:
         yield made

@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 from django.db import connection, transaction
@@ -18,6 +17,7 @@ from apps.providers.models import Provider
 from apps.swarms.models import AgentOverride, Holding
 from apps.tenants.access import principal_of
 from apps.tenants.models import Tenant, User
+from tests.forks import Forked
 from tests.swarms import StepOf, make_swarm
 from tests.test_reserving_races import Aside
 from tests.test_whatif import SMALL, prices
@@ -39,13 +39,14 @@ def test_many_at_once_and_kills_charge_each_hour_once(own_database: str, acme: T
             swarm=other, tenant=other.tenant, agents=n, memory_gb=1, cpu=1, since=START + dt.timedelta(minutes=n)
         )
     Rate.objects.create(kind=Accruing.INFRASTRUCTURE, price=3_600, effective_from=START)
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.accruing", NOW.isoformat()],
+    with Forked(
+        "-m",
+        "tests.accruing",
+        NOW.isoformat(),
         env={**os.environ, "DATABASE_URL": own_database, "DJANGO_SETTINGS_MODULE": "portal.settings"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     ) as racers:
         assert racers.stdin
         assert racers.stdout

@@ -21,6 +21,7 @@ from apps.swarms.models import ResourcePool, Swarm, SwarmStatus, Task
 from apps.swarms.resources import Resources
 from apps.tenants.access import principal_of_command
 from apps.tenants.models import Tenant
+from tests.forks import Forked
 from tests.queueing import NOW, queued
 
 OPERATOR = principal_of_command("test")
@@ -222,14 +223,7 @@ def test_processes_that_admit_at_once_never_give_more_than_there_is(
     )
     env = {**os.environ, "DATABASE_URL": own_database, "DJANGO_SETTINGS_MODULE": "portal.settings"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(seed)],
-            env=env,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for seed in range(3)
+        Forked("-c", script, str(seed), env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for seed in range(3)
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 3, "\n".join(errors)

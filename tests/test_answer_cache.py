@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import subprocess
-import sys
 import uuid
 from typing import Any
 
@@ -27,6 +26,7 @@ from apps.providers.invalidating import BadPattern, Pattern
 from apps.providers.models import Cache, CachedAnswer, CacheUsage, Invalidation
 from apps.tenants.access import AccessDenied, principal_of, principal_of_command
 from apps.tenants.models import Tenant, User
+from tests.forks import Forked
 from tests.running import wait_until
 
 NOW = dt.datetime(2026, 11, 26, 12, tzinfo=dt.UTC)
@@ -140,10 +140,7 @@ print(most)
 
 @pytest.mark.processes
 def test_the_bound_holds_whatever_processes_write_at_once(own_database: str, acme: Tenant) -> None:
-    writers = [
-        subprocess.Popen([sys.executable, "-c", STORING + WRITER, str(n)], stdout=subprocess.PIPE, text=True)
-        for n in range(3)
-    ]
+    writers = [Forked("-c", STORING + WRITER, str(n), stdout=subprocess.PIPE) for n in range(3)]
     most = [int(writer.communicate(timeout=60)[0]) for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert max(most) == 20
@@ -229,7 +226,7 @@ def test_what_a_call_from_before_answers_is_not_kept(acme: Tenant, rival: Tenant
 def test_who_stores_while_answers_are_forgotten_waits_and_then_knows(own_database: str, acme: Tenant) -> None:
     with transaction.atomic():
         invalidating.forget_tenant(acme.pk, by=principal_of_command("test"), reason="Erasure.", now=at(5))
-        storing = subprocess.Popen([sys.executable, "-c", STORING + 'answers.keep([answer("late")], now=NOW)'])
+        storing = Forked("-c", STORING + 'answers.keep([answer("late")], now=NOW)')
         wait_until(waits_for_the_order, what="the process that stores to wait")
     assert storing.wait(30) == 0
     assert not CachedAnswer.objects.exists()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from apps.execution.models import Archive
 from apps.swarms.models import Swarm
 from apps.tenants.models import Tenant
 from tests.archives import files_in, terminated
-from tests.processes import ROOT
+from tests.forks import Forked
 from tests.running import wait_until
 from tests.swarms import NOW
 
@@ -30,10 +29,10 @@ pytestmark = pytest.mark.processes
 def kills(what: str, ids: list[str], data_dir: Path) -> list[dict[str, Any]]:
     """Runs the killer to its end; what it told of each kill. The last one did all of it."""
     environment = {**os.environ, "DATA_DIR": str(data_dir), "DJANGO_SETTINGS_MODULE": "portal.settings"}
-    command = [sys.executable, "-m", "tests.killer", what, *ids]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert done.returncode == 0, done.stderr[-2000:]
+    killer = Forked("-m", "tests.killer", what, *ids, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, errors = killer.communicate(120)
+    told = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert killer.returncode == 0, errors[-2000:]
     assert told[-1]["killed"] is False
     return told[:-1]
 
@@ -81,7 +80,7 @@ def test_the_orchestrator_and_a_worker_archive_what_a_person_terminates(
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     swarm = terminated(acme)
     processes = [
-        subprocess.Popen([sys.executable, "manage.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+        Forked("manage.py", *command, stdout=subprocess.DEVNULL)
         for command in (["orchestrate"], ["work", "--cluster", "ops", "--workers", "1"])
     ]
     try:

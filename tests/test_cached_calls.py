@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +24,7 @@ from apps.swarms.models import Swarm, Task
 from apps.tenants.models import Tenant
 from portal.money import NANO, usd_text
 from tests.costs import budget as make_budget
+from tests.forks import RUNNER, Forked
 from tests.running import SimulatorProcess, run_until, simulator
 from tests.swarms import AgentOf, StepOf, make_swarm, simulated_provider
 
@@ -201,7 +200,7 @@ def test_a_process_that_is_killed_between_answer_and_keeping_loses_an_entry_of_t
     fields = {"max_output_tokens": 200, "options": ANSWERS}
     steps = [StepOf("ask", prompt="Explain the tides.")]
     swarm = make_swarm(acme, steps, {"worker": AgentOf(fields=fields)}, now=timezone.now())
-    doomed = subprocess.Popen([sys.executable, "-c", DOOMED])
+    doomed = Forked("-c", DOOMED, ahead=RUNNER)
     assert doomed.wait(60) == -signal.SIGKILL
     assert not CachedAnswer.objects.exists()
     later = timezone.now() + dt.timedelta(minutes=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
@@ -21,7 +20,7 @@ from apps.costs.statements import finish
 from apps.tenants.models import Tenant
 from tests.closing_hammer import ADJUSTED
 from tests.costs import budget, verify_money_is_whole
-from tests.processes import ROOT
+from tests.forks import Forked
 from tests.statements import SEPTEMBER, entry
 from tests.test_never_over import hammer
 
@@ -77,17 +76,12 @@ def test_a_closing_killed_at_any_line_is_begun_or_not_and_can_be_finished(own_da
     tenants = [Tenant.objects.create(slug=f"t{n}", name=f"T{n}") for n in range(110)]
     write([entry(tenant, amount=n, at=SEPTEMBER, agent=f"a{n}") for tenant in tenants for n in (1, 2)], now=SEPTEMBER)
     ids = [str(tenant.pk) for tenant in tenants]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.closing_killer", *ids],
-        cwd=ROOT,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "portal.settings"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "portal.settings"}
+    command = ("-m", "tests.closing_killer", *ids)
+    killer = Forked(*command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, errors = killer.communicate(150)
+    assert killer.returncode == 0, errors[-2000:]
+    told = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     assert len(told) > 50, "lines"
     left = [each["left"] for each in told]
     assert {each["status"] for each in left} == {"", "closing", "closed"}

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 
 import pytest
 from django.db import connection
@@ -22,6 +21,7 @@ from apps.costs.reserving import CallRequest, charge_expired, reserve
 from apps.tenants.models import Tenant
 from portal.ids import uuid7
 from tests.costs import budget, verify_money_is_whole
+from tests.forks import Forked
 from tests.hammer import AGENTS, HIGHEST
 
 SECONDS = 15.0  # at most; they end when nothing fits any more
@@ -34,13 +34,16 @@ def hammer(
     """Runs the processes and kills some of them at random moments. Fails on any error of the others."""
     rng = random.Random(seed)
     kill_at = sorted(rng.sample(range(3, 20), KILLS))
-    with subprocess.Popen(
-        [sys.executable, "-m", module, str(seed), str(tenant.pk), str(seconds)],
+    with Forked(
+        "-m",
+        module,
+        str(seed),
+        str(tenant.pk),
+        str(seconds),
         env={**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "portal.settings"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     ) as processes:
         assert processes.stdin
         assert processes.stdout

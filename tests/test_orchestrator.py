@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from apps.execution.orchestrator import Duty, Orchestrator, register_duty
 from apps.swarms.models import Swarm, SwarmStatus, Task
 from apps.tenants.models import Tenant
 from portal.notify import Channel, notify
+from tests.forks import Forked
 from tests.queueing import NOW, queued
 
 
@@ -204,16 +204,16 @@ def _cut_connections() -> None:
 
 
 @pytest.fixture
-def start(own_database: str) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    processes: list[subprocess.Popen[str]] = []
+def start(own_database: str) -> Iterator[Callable[[], Forked]]:
+    processes: list[Forked] = []
 
-    def start_one() -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", "orchestrate"],
+    def start_one() -> Forked:
+        process = Forked(
+            "manage.py",
+            "orchestrate",
             env={**os.environ, "DATABASE_URL": own_database, "DJANGO_SETTINGS_MODULE": "portal.settings"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
         processes.append(process)
         return process
@@ -228,13 +228,13 @@ def leaders() -> list[str]:
     return list(Tick.objects.order_by("id").values_list("leader", flat=True))
 
 
-def led_by(process: subprocess.Popen[str]) -> Callable[[], bool]:
+def led_by(process: Forked) -> Callable[[], bool]:
     return lambda: any(leader.endswith(f"/{process.pid}") for leader in leaders())
 
 
 @pytest.mark.processes
 def test_a_stand_by_takes_over_within_ten_seconds_of_the_leaders_sigkill(
-    start: Callable[[], subprocess.Popen[str]], acme: Tenant
+    start: Callable[[], Forked], acme: Tenant
 ) -> None:
     first = start()
     until(led_by(first), seconds=60)
@@ -252,7 +252,7 @@ def test_a_stand_by_takes_over_within_ten_seconds_of_the_leaders_sigkill(
 
 @pytest.mark.processes
 def test_sigterm_ends_it_within_two_seconds_though_a_lock_keeps_it_waiting(
-    start: Callable[[], subprocess.Popen[str]], acme: Tenant
+    start: Callable[[], Forked], acme: Tenant
 ) -> None:
     process = start()
     until(led_by(process), seconds=60)
@@ -266,7 +266,7 @@ def test_sigterm_ends_it_within_two_seconds_though_a_lock_keeps_it_waiting(
         _ends_in_time(process)
 
 
-def _ends_in_time(process: subprocess.Popen[str]) -> None:
+def _ends_in_time(process: Forked) -> None:
     """It promises two seconds; a machine that runs other tests may take one more to clean up after it."""
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
@@ -274,7 +274,7 @@ def _ends_in_time(process: subprocess.Popen[str]) -> None:
     assert time.monotonic() - began < 3
 
 
-def _wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+def _wait_for_line(process: Forked, text: str) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         if text in line:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,22 +19,23 @@ from apps.providers.breaker import Failure
 from apps.providers.models import Provider, Region, RegionQuota
 from apps.providers.permits import LEASE_S
 from apps.providers.quota import Quota, Use
+from tests.forks import RUNNER, Forked
 from tests.regions import make_provider, region_of
-from tests.running import ROOT, simulator, wait_until
+from tests.running import simulator, wait_until
 
 pytestmark = pytest.mark.processes
 
-Spawn = Callable[..., subprocess.Popen[str]]
+Spawn = Callable[..., Forked]
 
 
 @pytest.fixture
 def spawn(own_database: str) -> Iterator[Spawn]:
     """Starts hammers, several of a kind together, and ends them with the test."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Forked] = []
 
-    def start(*arguments: str, count: int = 1) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.region_hammer", str(count), *arguments]
-        started.append(subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    def start(*arguments: str, count: int = 1) -> Forked:
+        command = ("-m", "tests.region_hammer", str(count), *arguments)
+        started.append(Forked(*command, ahead=RUNNER, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         return started[-1]
 
     yield start
@@ -44,7 +44,7 @@ def spawn(own_database: str) -> Iterator[Spawn]:
         process.communicate()
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def line(process: Forked) -> str:
     assert process.stdout is not None
     told: str = process.stdout.readline()
     return told.strip()
@@ -158,13 +158,13 @@ def test_leave_of_a_process_that_is_killed_serves_others_after_its_lease(spawn: 
         assert left.take(east.limits, now=now + LEASE_S, **most)[1].granted == 40  # type: ignore[arg-type]
 
 
-def go(hammers: subprocess.Popen[str]) -> None:
+def go(hammers: Forked) -> None:
     assert hammers.stdin is not None
     hammers.stdin.close()
     hammers.stdin = None  # which ``communicate`` would close again
 
 
-def hammered(hammers: subprocess.Popen[str], count: int) -> list[tuple[float, float]]:
+def hammered(hammers: Forked, count: int) -> list[tuple[float, float]]:
     """When the calls of these hammers began and ended."""
     assert [line(hammers) for _ in range(count)] == ["ready"] * count
     go(hammers)

@@ -18,6 +18,7 @@ from django_q.models import OrmQ
 from apps.execution.models import Runner
 from apps.execution.supervisor import Facts, Limits, missing_runners, stuck
 from portal.queue import enqueue
+from tests.forks import RUNNER, Forked
 from tests.processes import ROOT, wait_until
 
 WELL = Facts(processes=4, processes_wanted=4, missing_for_s=0, waiting_s=0, idle_for_s=0)
@@ -66,12 +67,15 @@ Work = Callable[..., "Worker"]
 class Worker:
     """A `manage.py work` under test."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(self, log: Path, *arguments: str, anew: bool) -> None:
         self.log = log
+        command = ("manage.py", "work", *arguments)
+        self.process: subprocess.Popen[bytes] | Forked
         with log.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "manage.py"), "work", *arguments], stdout=output, stderr=output, cwd=ROOT
-            )
+            if anew:
+                self.process = subprocess.Popen([sys.executable, *command], stdout=output, stderr=output, cwd=ROOT)
+            else:
+                self.process = Forked(*command, ahead=RUNNER, stdout=output, stderr=output)
         self.seen: dict[int, psutil.Process] = {}
 
     def family(self) -> list[psutil.Process]:
@@ -101,8 +105,8 @@ class Worker:
 def work(own_database: str, tmp_path: Path) -> Iterator[Work]:
     started: list[Worker] = []
 
-    def start(*arguments: str) -> Worker:
-        worker = Worker(tmp_path / f"work-{len(started)}.log", *arguments)
+    def start(*arguments: str, anew: bool = False) -> Worker:
+        worker = Worker(tmp_path / f"work-{len(started)}.log", *arguments, anew=anew)
         started.append(worker)
         return worker
 
@@ -122,7 +126,7 @@ def running() -> list[int]:
 
 @pytest.mark.processes
 def test_runners_are_kept_at_their_number_and_all_of_them_fit_in_memory(work: Work) -> None:
-    worker = work("--cluster", "agents", "--workers", "2")
+    worker = work("--cluster", "agents", "--workers", "2", anew=True)  # a fork shares the memory of its parent
     wait_until(lambda: len(running()) == 2, "two runners", 60)
     victim, other = running()
     killed = time.monotonic()

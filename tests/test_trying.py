@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -35,6 +33,7 @@ from apps.tenants.access import principal_of
 from apps.tenants.models import Tenant, User
 from portal.money import NANO
 from tests.costs import budget as make_budget
+from tests.forks import RUNNER, Forked
 from tests.running import SimulatorProcess, run_until, simulator, wait_until
 from tests.secret_backends import Memory
 from tests.swarms import simulated_provider
@@ -190,7 +189,7 @@ def test_a_worker_that_is_killed_loses_the_call_and_no_money(
 ) -> None:  # C4
     root, budget = client_of(platform_admin), make_budget(acme, NANO)
     url = try_url(root)
-    doomed = subprocess.Popen([sys.executable, "-c", DOOMED % KEY])
+    doomed = Forked("-c", DOOMED % KEY, ahead=RUNNER)
     try:
         wait_until(Runner.objects.exists, timeout_s=60, what="the runner")
         root.post(url, {"model": "hang", "tenant": str(acme.pk)})

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from apps.execution.cluster import lives
 from tests.processes import ROOT, environment, free_port, manage, processes_with, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
@@ -62,7 +63,7 @@ class Up:
         return found
 
     def left(self) -> list[psutil.Process]:
-        return [process for process in processes_with(str(self.data_dir)) if process.status() != "zombie"]
+        return [process for process in processes_with(str(self.data_dir)) if lives(process)]
 
 
 @pytest.fixture

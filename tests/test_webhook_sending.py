@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ from apps.webhooks.actions import ping, rotate_secret
 from apps.webhooks.models import Delivery, DeliveryAttempt, DeliveryStatus, Webhook
 from apps.webhooks.policies import Lanes
 from apps.webhooks.sending import LEASE, Sender
-from tests.processes import ROOT, wait_until
+from tests.forks import Forked
+from tests.processes import wait_until
 from tests.test_webhook_addresses import LOOPBACK
 from tests.webhooks import BY, Received, due, happened, hook_of, receiver
 
@@ -36,11 +36,10 @@ def _loopback_is_allowed(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("WEBHOOK_ALLOWED_NETWORKS", str(LOOPBACK))
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
+def started(*arguments: str) -> Forked:
     """A process of ``tests.webhook_sender``."""
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "portal.settings"}
-    command = [sys.executable, "-m", "tests.webhook_sender", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    return Forked("-m", "tests.webhook_sender", *arguments, env=environment, stdout=subprocess.PIPE)
 
 
 def send(**options: Any) -> int:
@@ -125,7 +124,7 @@ def test_a_sender_that_is_killed_leaves_its_delivery_to_another_with_the_same_id
     own_database: str, acme: Tenant
 ) -> None:
     """SIGKILL between claim and record: the receiver has it, and nobody wrote that down."""
-    process: list[subprocess.Popen[str]] = []
+    process: list[Forked] = []
 
     def kill_the_sender(request: Received) -> tuple[int, dict[str, str], bytes]:
         if len(here.received) == 1:
@@ -176,10 +175,7 @@ def test_handing_out_killed_at_any_line_makes_one_delivery_of_each_event(own_dat
 def desk(own_database: str, acme: Tenant) -> Iterator[None]:
     """An orchestrator and a worker of the cluster ops."""
     commands = (["orchestrate"], ["work", "--cluster", "ops", "--workers", "1"])
-    processes = [
-        subprocess.Popen([sys.executable, "manage.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
-        for command in commands
-    ]
+    processes = [Forked("manage.py", *command, stdout=subprocess.DEVNULL) for command in commands]
     try:
         yield
     finally:

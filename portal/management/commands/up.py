@@ -143,10 +143,10 @@ def _duties(port: int, simulators: list[int]) -> list[Duty]:
     known = get_commands()
     duties: list[Duty] = []
 
-    def manage(name: str, command: str, *arguments: str, ends_last: bool = False, **environment: str) -> None:
+    def manage(name: str, command: str, *arguments: str, ends_last: bool = False) -> None:
         if command in known:
             whole = [sys.executable, str(settings.BASE_DIR / "manage.py"), command, *arguments]
-            duties.append(Duty(name, whole, environment, ends_last))
+            duties.append(Duty(name, whole, ends_last=ends_last))
 
     for (name, seed, options), at in zip(REGIONS, simulators, strict=False):
         place = ("--port", str(at), "--region", name, "--seed", str(seed))
@@ -154,9 +154,8 @@ def _duties(port: int, simulators: list[int]) -> list[Duty]:
     bind = ("-b", "127.0.0.1", "-p", str(port))
     duties.append(Duty("web", [sys.executable, "-m", "daphne", "-v", "0", *bind, "portal.asgi:application"]))
     manage("orchestrator", "orchestrate")
-    # Set here, so that the command need not start itself again to have it set.
-    manage("agents", "work", "--cluster", "agents", Q_CLUSTER_NAME="agents")
-    manage("ops", "work", "--cluster", "ops", Q_CLUSTER_NAME="ops")
+    manage("agents", "work", "--cluster", "agents")
+    manage("ops", "work", "--cluster", "ops")
     if simulators:
         manage("demo", "demo_traffic")
     return duties

@@ -8,10 +8,9 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.db import connection
 
+from apps.execution.cluster_named import WORKERS_VARIABLE, environment
 from apps.providers.models.provider import validate_worker_class
 from portal.commands import Command as BaseCommand
-
-_WORKERS_VARIABLE = {"agents": "AGENT_WORKERS", "ops": "OPS_WORKERS"}
 
 
 class Command(BaseCommand):
@@ -21,7 +20,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--cluster", choices=list(_WORKERS_VARIABLE), default="agents", help="Default: agents.")
+        parser.add_argument("--cluster", choices=list(WORKERS_VARIABLE), default="agents", help="Default: agents.")
         parser.add_argument(
             "--class",
             dest="worker_class",
@@ -39,14 +38,9 @@ class Command(BaseCommand):
 
         as_it_is = cluster == Conf.CLUSTER_NAME and workers in (None, Conf.WORKERS)
         if not as_it_is or worker_class not in (None, settings.WORKER_CLASS):
-            # django-q2 reads its cluster from the environment while it is imported: start over with it set.
-            environment = {**os.environ, "Q_CLUSTER_NAME": cluster}
-            if workers is not None:
-                environment[_WORKERS_VARIABLE[cluster]] = str(workers)
-            if worker_class is not None:
-                environment["WORKER_CLASS"] = worker_class
+            # Not by manage.py, which has set it in time: start over with it set.
             sys.stdout.flush()
-            os.execve(sys.executable, sys.orig_argv, environment)
+            os.execve(sys.executable, sys.orig_argv, {**os.environ, **environment(cluster, workers, worker_class)})
 
         from apps.execution.supervisor import Supervisor
 
