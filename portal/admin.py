@@ -20,6 +20,7 @@ from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import NoReverseMatch, reverse
+from django.utils.functional import SimpleLazyObject
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin as UnfoldModelAdmin
@@ -145,7 +146,7 @@ class ModelAdmin(UnfoldModelAdmin):
         """The rows, with what their references mean, and knowing which models' pages this person may open."""
         rows = list(rows)
         registry = self.admin_site._registry
-        may_open = frozenset(model for model, admin in registry.items() if admin.has_view_permission(request))
+        may_open = self._may_open(request)
         for row in rows:
             row.__dict__["_may_open"] = may_open
         for name, model_label in self.references.items():
@@ -162,6 +163,15 @@ class ModelAdmin(UnfoldModelAdmin):
             for row in rows:
                 row.__dict__.setdefault("_referenced", {})[name] = found.get(wanted[row.pk])
         return rows
+
+    def _may_open(self, request: HttpRequest) -> Any:
+        """The models whose pages this person may open, found out once for a request, when a link is to be drawn."""
+
+        def found() -> frozenset[type[models.Model]]:
+            registry = self.admin_site._registry
+            return frozenset(model for model, admin in registry.items() if admin.has_view_permission(request))
+
+        return request.__dict__.setdefault("_may_open", SimpleLazyObject(found))
 
     def referenced_id(self, row: Any, name: str) -> Any:
         """The id that field ``name`` of a row refers to, or None."""

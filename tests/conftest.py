@@ -51,7 +51,7 @@ def _render(self: Any, context: Context) -> str:
     return text
 
 
-django.test.utils.instrumented_test_render = _render
+django.test.utils.instrumented_test_render = _render  # type: ignore[attr-defined]
 
 
 _look_for_files = WhiteNoiseMiddleware.add_files_from_finders

@@ -52,6 +52,8 @@ UNKNOWN_ID, UNKNOWN_NUMBER = str(uuid.UUID(int=0x0190_5D00_AC96_774B_BCCE_B302_0
 _handler = ClientHandler(enforce_csrf_checks=False)
 _ACT = re.compile(r"/admin/(\w+)/(\w+)/<object_id>/")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_MIDDLE_OF_UUID = re.compile(r"-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-")
+"""Begins with a letter that is rare, which is looked for much faster."""
 
 
 @dataclass
@@ -77,7 +79,8 @@ class Scene:
         for echoed in (urlquote(address), address, address.partition("?")[0]):
             text = text.replace(echoed, "") if len(echoed) > 1 else text
         sent = json.dumps(body)
-        found = (set(_UUID.findall(text)) & self.ids) - set(_UUID.findall(address + sent))
+        told = {text[at.start() - 8 : at.end() + 12] for at in _MIDDLE_OF_UUID.finditer(text)}
+        found = (told & self.ids) - set(_UUID.findall(address + sent))
         return found | ({NAME} if NAME in text.lower() and NAME not in sent else set())
 
     def address(self, door: Door, who: str) -> str:
