@@ -29,12 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float = 20, what: str = "the condition") -> None:
-    """Looks again and again until it holds; AssertionError when it does not in time."""
-    deadline = time.monotonic() + timeout_s
+    """Looks again and again until it holds, less often after a while; AssertionError when it does not in time."""
+    began = time.monotonic()
     pause = threading.Event()
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:g} s"
-        pause.wait(0.02)
+        waited = time.monotonic() - began
+        assert waited < timeout_s, f"{what} did not come true within {timeout_s:g} s"
+        pause.wait(0.02 if waited < 0.5 else 0.05)
 
 
 class SimulatorProcess:
