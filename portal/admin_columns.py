@@ -9,6 +9,7 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from django.contrib.humanize.templatetags.humanize import naturaltime
@@ -44,6 +45,7 @@ def value_at(obj: Any, path: str) -> Any:
     return obj
 
 
+@lru_cache(maxsize=1024, typed=True)  # by type as well: text that is safe as it is equals text that is to be escaped
 def label(text: str, tone: str = CALM, title: str = "") -> SafeString:
     """A small coloured label with a word in it."""
     return render_to_string("unfold/helpers/label.html", {"text": text, "type": tone, "label_title": title})

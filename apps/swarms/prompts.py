@@ -219,8 +219,23 @@ class _Compiled:
     parts: int
 
 
-@lru_cache(maxsize=1024)
 def _compiled(source: str) -> _Compiled:
+    found = _compiled_or_wrong(source)
+    if isinstance(found, _Compiled):
+        return found
+    raise PromptError(*found)
+
+
+@lru_cache(maxsize=1024)
+def _compiled_or_wrong(source: str) -> _Compiled | tuple[str, ...]:
+    """A template, or what is wrong with it: of ten thousand tasks many have the same prompt."""
+    try:
+        return _compile(source)
+    except PromptError as error:
+        return tuple(error.problems)
+
+
+def _compile(source: str) -> _Compiled:
     try:
         tree = _environment.parse(source)
         parts = sum(1 for _ in _walk(tree))
