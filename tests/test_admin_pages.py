@@ -219,6 +219,16 @@ def test_the_sidebar_shows_what_the_person_may_open(rows: None, finance: User) -
     assert url(User, "changelist") not in page
 
 
+def test_the_list_of_attempts_reads_no_results_and_no_specs(rows: None, root: Client) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        page = root.get(reverse("admin:execution_attempt_changelist"))
+    assert page.context["cl"].result_list
+    read = " ".join(query["sql"] for query in queries)
+    assert '"execution_attempt"."outcome"' in read
+    for large in ('"swarms_task"."result"', '"swarms_task"."item"', '"swarms_step"."prompt"', '"swarms_swarm"."spec"'):
+        assert large not in read
+
+
 def test_the_first_page_costs_few_queries(rows: None, root: Client, django_assert_max_num_queries: Any) -> None:
     analyse()
     root.get("/admin/")

@@ -97,6 +97,11 @@ class AttemptAdmin(ReadOnly, TenantModelAdmin):
     started = when_column("started_at", "Started")
     finished = when_column("finished_at", "Finished")
 
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Attempt]:
+        """Without what may be large and no page shows: results, and the texts of steps and swarms."""
+        rows: models.QuerySet[Attempt] = super().get_queryset(request)
+        return rows.defer("task__item", "task__result", "task__step__prompt", "task__swarm__spec")
+
     @admin.display(description="Duration")
     def took(self, attempt: Attempt) -> str:
         return f"{attempt.seconds:.1f} s"
