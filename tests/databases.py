@@ -127,14 +127,26 @@ def own_database(
 @contextmanager
 def new_database() -> Iterator[str]:
     """Makes a migrated database that nobody uses yet, and drops it at the end; its URL."""
-    usual = connection.settings_dict["NAME"]
-    name = f"{usual}_own{next(_numbers)}"
+    name = f"{connection.settings_dict['NAME']}_own{next(_numbers)}"
     connection.close()
-    _copy(f"{usual}_pristine", name)
+    _copy(_pristine(), name)
     try:
-        yield urlsplit(settings.DATABASE_URL)._replace(path=f"/{name}").geturl()
+        yield _url(name)
     finally:
         _drop(name)
+
+
+def pristine_url() -> str:
+    """The migrated database that nobody uses. Whoever reads it has gone when the next one is copied from it."""
+    return _url(_pristine())
+
+
+def _pristine() -> str:
+    return f"{connection.settings_dict['NAME']}_pristine"
+
+
+def _url(name: str) -> str:
+    return urlsplit(settings.DATABASE_URL)._replace(path=f"/{name}").geturl()
 
 
 def _drop(name: str) -> None:

@@ -48,6 +48,13 @@ class Server:
         info = self._server.get_postmaster_info()
         return f"postgresql://postgres@/postgres?host={info.socket_dir}&port={info.port}"
 
+    def copy(self, url: str) -> None:
+        """Makes what another server's database holds: an eighth of the time that the migrations take."""
+        programs = self._server.bin_path
+        dump = subprocess.run([programs / "pg_dump", "--dbname", url], check=True, capture_output=True)
+        psql = [str(programs / "psql"), "--no-psqlrc", "--quiet", "--single-transaction", "--dbname", self.url]
+        subprocess.run([*psql, "--set", "ON_ERROR_STOP=1"], input=dump.stdout, check=True, stdout=subprocess.DEVNULL)
+
     def restart(self) -> None:
         """Stops it at once, as a crash would, and starts it again."""
         process = self.postmaster
@@ -118,14 +125,20 @@ class Plant:
 
 
 @contextmanager
-def plant(*, lease_s: int = 30, grace_s: int = 45) -> Iterator[Plant]:
-    """A migrated plant without processes yet; Django's default connection points at its database meanwhile."""
+def plant(*, lease_s: int = 30, grace_s: int = 45, like: str | None = None) -> Iterator[Plant]:
+    """A plant without processes yet; Django's default connection points at its database meanwhile.
+
+    It is migrated, or made ``like`` the migrated database at this URL.
+    """
     directory = Path(tempfile.mkdtemp(prefix="swarmdesk-plant-", dir=folder_in_memory()))
     directory.chmod(0o755)
     made = Plant(directory, lease_s=lease_s, grace_s=grace_s)
     usual = dict(connection.settings_dict)
     try:
-        made.manage("migrate", "--verbosity", "0")
+        if like:
+            made.server.copy(like)
+        else:
+            made.manage("migrate", "--verbosity", "0")
         connections.close_all()
         info = made.server._server.get_postmaster_info()
         place = {"NAME": "postgres", "HOST": str(info.socket_dir), "PORT": str(info.port), "USER": "postgres"}

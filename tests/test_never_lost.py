@@ -23,6 +23,7 @@ from apps.tenants.access import principal_of_command
 from apps.tenants.models import Tenant
 from portal.money import NANO
 from tests.costs import budget
+from tests.databases import pristine_url
 from tests.plant import Plant, plant, wait_for_runners
 from tests.running import SimulatorProcess, simulator, wait_until
 from tests.swarms import AgentOf, StepOf, make_swarm, simulated_provider
@@ -42,11 +43,13 @@ def provider() -> Iterator[SimulatorProcess]:
 
 
 @pytest.fixture(scope="module")
-def running(provider: SimulatorProcess, django_db_blocker: pytest.FixtureRequest) -> Iterator[Plant]:
+def running(
+    provider: SimulatorProcess, django_db_setup: None, django_db_blocker: pytest.FixtureRequest
+) -> Iterator[Plant]:
     """A plant at work: two orchestrators, a cluster of two agent workers, and the provider."""
     with (
         django_db_blocker.unblock(),  # type: ignore[attr-defined]
-        plant(lease_s=LEASE_S, grace_s=GRACE_S) as made,
+        plant(lease_s=LEASE_S, grace_s=GRACE_S, like=pristine_url()) as made,
     ):
         tenant = Tenant.objects.create(slug="acme", name="Acme")
         budget(tenant, 1000 * NANO)
@@ -56,6 +59,11 @@ def running(provider: SimulatorProcess, django_db_blocker: pytest.FixtureRequest
         made.workers = made.start("work", "--cluster", "agents", "--workers", "2")
         wait_for_runners(2)
         yield made
+
+
+@pytest.fixture(autouse=True)
+def db(running: Plant) -> None:
+    """The plant's database, which is made like the migrated one of this test run."""
 
 
 def submit() -> Swarm:
