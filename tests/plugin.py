@@ -101,6 +101,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item._id = NodeId.parse(grouped)
         if item.get_closest_marker("xdist_group") and "@" not in item.nodeid.rpartition("]")[2]:
             raise pytest.UsageError(f"{item.nodeid} is in a group that pytest-xdist would not see.")
+    items.sort(key=_short)
+
+
+def _short(item: pytest.Item) -> bool:
+    """Whether a test needs neither database nor processes: these come last, so that all processes end together.
+
+    pytest-django puts what needs no database last, and with it whole servers that are started, for half a minute.
+    """
+    wants_database = {"db", "own_database"} & set(getattr(item, "fixturenames", ()))
+    return not (wants_database or any(item.get_closest_marker(name) for name in ("django_db", "processes", "browser")))
 
 
 def pytest_collection_finish() -> None:
