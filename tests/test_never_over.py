@@ -97,7 +97,7 @@ def spend_what_is_left(tenant: Tenant, limit: int) -> None:
         request = CallRequest(
             uuid7(), tenant.pk, None, None, None, None, "newcomer", "simulated:small", amount, now + dt.timedelta(1)
         )
-        (verdict,) = reserve([request], now=now)
+        (verdict,) = reserve([request], now=now, fresh=True)
         return verdict.granted
 
     third = left // 3
