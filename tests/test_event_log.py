@@ -15,7 +15,7 @@ from django.db import connection, transaction
 
 from apps.events import log
 from apps.events.horizon import readable
-from apps.events.models import Consumer, Event
+from apps.events.models import Consumer, Event, Horizon
 
 INSERT = "INSERT INTO events_event (at, kind, data) VALUES (now(), %s, '{}') RETURNING id"
 
@@ -72,6 +72,21 @@ def test_a_long_transaction_in_another_database_holds_nobody_up(own_database: st
         log.emit([log.NewEvent("here")])
         assert kinds(drain(log.START)[0]) == ["here"]
         other.rollback()
+
+
+def test_the_dump_of_a_server_that_was_further_on_is_read_under_constant_writes(own_database: str) -> None:
+    log.emit([log.NewEvent("of the dump"), log.NewEvent("of the dump")])
+    drawn = Event.objects.latest("pk").pk
+    Horizon.objects.filter(log="events_event").update(safe_id=0, mark_id=drawn, mark_xact=10**12)
+    with writer(own_database) as slow, writer(own_database) as fast:
+        slow.execute(INSERT, ["slow"])
+        fast.execute(INSERT, ["fast"])
+        fast.commit()
+        events, position = drain(log.START)
+        assert kinds(events) == ["of the dump"] * 2
+        assert drain(position)[0] == []
+        slow.commit()
+    assert kinds(drain(position)[0]) == ["slow", "fast"]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -33,7 +33,7 @@ def hammer(
 ) -> None:
     """Runs the processes and kills some of them at random moments. Fails on any error of the others."""
     rng = random.Random(seed)
-    kill_at = sorted(rng.sample(range(3, 20), KILLS))
+    kill_at = sorted(rng.sample(range(1, min(20, KILLS + round(3 * seconds))), KILLS))
     with Forked(
         "-m",
         module,
