@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from apps.providers.simulated_text import compose
+from tests.forks import Forked
 from tests.processes import ROOT, free_port
 
 pytestmark = pytest.mark.processes
@@ -29,13 +30,12 @@ def command(*arguments: str) -> list[str]:
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts a simulator with the given options on a free port, which is returned once it listens."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[Forked] = []
 
     def begin(*arguments: str) -> int:
         port = free_port()
-        process = subprocess.Popen(
-            command("--port", str(port), "--latency-ms", "0", *arguments), stdout=subprocess.PIPE, text=True
-        )
+        options = ("--port", str(port), "--latency-ms", "0", *arguments)
+        process = Forked("manage.py", "simulate_provider", *options, stdout=subprocess.PIPE)
         running.append(process)
         assert process.stdout is not None
         assert f"http://127.0.0.1:{port}/v1" in process.stdout.readline()
