@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from apps.events import log
 from apps.events.horizon import readable
 from apps.events.models import Consumer, Event, Horizon
+from tests.running import wait_until
 
 INSERT = "INSERT INTO events_event (at, kind, data) VALUES (now(), %s, '{}') RETURNING id"
 
@@ -38,6 +39,12 @@ def drain(position: int) -> tuple[list[Event], int]:
     return found, position
 
 
+def until_readable() -> None:
+    """Waits for what is committed. A transaction elsewhere on the server that is just ending counts for a moment."""
+    last = Event.objects.latest("pk").pk
+    wait_until(lambda: readable() >= last, what=f"event {last} to be readable")
+
+
 @pytest.mark.django_db
 def test_rows_of_a_transaction_that_still_runs_are_not_read() -> None:
     log.emit([log.NewEvent("a.b", data={"n": 1}), log.NewEvent("a.b", data={"n": 2})])
@@ -53,6 +60,7 @@ def test_a_row_that_commits_late_with_a_lower_id_is_not_skipped(own_database: st
         # The higher id is committed, but the reader must not pass the lower one that is still undecided.
         assert drain(log.START)[0] == []
         slow.commit()
+    until_readable()
     assert kinds(drain(log.START)[0]) == ["slow", "fast"]
 
 
@@ -62,6 +70,7 @@ def test_a_rolled_back_writer_holds_nobody_up(own_database: str) -> None:
         kept.execute(INSERT, ["kept"])
         kept.commit()
         lost.rollback()
+    until_readable()
     assert kinds(drain(log.START)[0]) == ["kept"]
 
 
@@ -70,6 +79,7 @@ def test_a_long_transaction_in_another_database_holds_nobody_up(own_database: st
     with psycopg.connect(elsewhere) as other:
         other.execute("CREATE TEMPORARY TABLE busy (n int)")
         log.emit([log.NewEvent("here")])
+        until_readable()
         assert kinds(drain(log.START)[0]) == ["here"]
         other.rollback()
 
@@ -86,6 +96,7 @@ def test_the_dump_of_a_server_that_was_further_on_is_read_under_constant_writes(
         assert kinds(events) == ["of the dump"] * 2
         assert drain(position)[0] == []
         slow.commit()
+    until_readable()
     assert kinds(drain(position)[0]) == ["slow", "fast"]
 
 
@@ -154,6 +165,7 @@ for _ in range(60):
 
 def test_a_consumer_that_fails_gets_the_same_events_again(own_database: str) -> None:
     log.emit([log.NewEvent("x.one"), log.NewEvent("x.two")])
+    until_readable()
     handled: list[str] = []
 
     def broken(events: list[Event]) -> None:
@@ -172,6 +184,7 @@ def test_a_consumer_that_fails_gets_the_same_events_again(own_database: str) -> 
 def test_the_position_of_a_seen_event_replays_exactly_what_followed(own_database: str) -> None:
     for n in range(5):
         log.emit([log.NewEvent(f"n.{n}")])
+    until_readable()
     third = Event.objects.get(kind="n.2")
     assert kinds(log.read(third.pk)) == ["n.3", "n.4"]
     assert log.exists(third.pk)
@@ -180,8 +193,10 @@ def test_the_position_of_a_seen_event_replays_exactly_what_followed(own_database
 
 def test_reading_from_the_head_gives_only_what_comes(own_database: str) -> None:
     log.emit([log.NewEvent("old")])
+    until_readable()
     head = readable()
     log.emit([log.NewEvent("new", swarm_id=uuid.uuid4())])
+    until_readable()
     assert kinds(log.read(head)) == ["new"]
 
 
