@@ -230,7 +230,7 @@ class _LastSeen:
         for tenant in tenants:
             known = learnt.setdefault(tenant, {})
             for target in targets:
-                known.pop(target, None)
+                self.count -= len(known.pop(target, ()))
         for watcher in watchers:
             known = learnt[watcher.tenant_id]
             known[watcher.target] = (*known.get(watcher.target, ()), watcher)
