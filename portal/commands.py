@@ -19,6 +19,8 @@ from portal.database.errors import DatabaseUnavailable
 EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+ENDS_WITHIN_S = 20
+"""A command that is told to end and does not is ended by the system after this."""
 
 
 class Command(BaseCommand):
@@ -127,6 +129,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _terminated(*_: object) -> NoReturn:
+    # Raised in a destructor or a callback it would be ignored, and who sent the signal sends one only.
+    signal.alarm(ENDS_WITHIN_S)
     raise SystemExit(EXIT_TERMINATED)
 
 

@@ -126,8 +126,11 @@ class Server:
         socket_dir = self._listening()
         if socket_dir is None or (unless_used and self._has_clients(socket_dir)):
             return False
-        done = self._run("pg_ctl", "stop", "-D", str(self.data_dir), "-m", "fast", "-w", "-t", "30", "-s")
-        return done.returncode == 0
+        for mode in ("fast", "immediate"):  # the second loses nothing: the next start replays the log
+            done = self._run("pg_ctl", "stop", "-D", str(self.data_dir), "-m", mode, "-w", "-t", "30", "-s")
+            if done.returncode == 0:
+                return True
+        return False
 
     # -- locks -------------------------------------------------------------------------------------------------------
 
@@ -163,12 +166,12 @@ class Server:
         users = os.open(self._lock_path("users"), os.O_RDWR | os.O_CLOEXEC)
         while True:
             fcntl.flock(users, fcntl.LOCK_EX)
-            self.stop(unless_used=True)
-            if self._listening() is None:
+            if self.stop(unless_used=True) or (self._pid() is None and not self._may_appear()):
                 os.close(lock)  # before the next user may enter, who then employs another keeper
                 return
             fcntl.flock(users, fcntl.LOCK_UN)
-            time.sleep(_KEEPER_PATIENCE_S)  # a client of somebody's own, psql for example
+            # A client of somebody's own, psql for example; or who started the server was killed over it.
+            time.sleep(_KEEPER_PATIENCE_S)
 
     @contextlib.contextmanager
     def _starting(self) -> Iterator[None]:
@@ -203,11 +206,29 @@ class Server:
                 return None
         return socket_dir
 
+    def _pid(self) -> int | None:
+        """The process of the server, also of one that is just starting or stopping; None when there is none."""
+        try:
+            pid = abs(int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0]))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return pid if self._is_our_server(pid) else None
+
+    def _may_appear(self) -> bool:
+        """Whether somebody began to start the server a moment ago and did not see it through."""
+        try:
+            began = self._lock_path("start").stat()
+        except FileNotFoundError:
+            return False
+        return bool(began.st_size) and time.time() - began.st_mtime < _START_SECONDS
+
     def _has_clients(self, socket_dir: Path) -> bool:
         import psycopg
 
         try:
-            with psycopg.connect(host=str(socket_dir), port=_PORT, user="postgres", dbname="postgres") as connection:
+            with psycopg.connect(
+                host=str(socket_dir), port=_PORT, user="postgres", dbname="postgres", connect_timeout=10
+            ) as connection:
                 row = connection.execute(
                     "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' "
                     "AND pid <> pg_backend_pid() AND application_name <> %s",
@@ -226,10 +247,13 @@ class Server:
         socket_dir = self._socket_dir()
         self._forget_dead_server(socket_dir)
         self._shorten_log()
+        mark = self._lock_path("start")
+        mark.write_text("starting")
         done = self._run(
             "pg_ctl", "start", "-D", str(self.data_dir), "-l", str(self.log), "-w", "-t", str(_START_SECONDS), "-s",
             "-o", f"-p {_PORT} -k {shlex.quote(str(socket_dir))}",
         )  # fmt: skip
+        mark.write_text("")
         listening = self._listening()
         if done.returncode or listening is None:
             raise CannotStart(
@@ -242,11 +266,7 @@ class Server:
         """Waits for a server that is just starting or stopping; its socket folder, None when it does not run."""
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
-            try:
-                pid = int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
-            except (FileNotFoundError, NotADirectoryError, ValueError):
-                return None
-            if not self._is_our_server(abs(pid)):
+            if self._pid() is None:
                 return None
             if (found := self._listening()) is not None:
                 return found

@@ -1,15 +1,18 @@
 """Ties between processes that Linux offers and Python does not: none outlives its parent, orphans are adopted.
 
 On other systems these do nothing; what must not outlive its parent there looks at ``os.getppid()`` itself.
+And signals that cannot lock up what they interrupt.
 """
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -46,6 +49,19 @@ def told_when_parent_ends() -> Callable[[], None]:
 def adopt_orphans() -> None:
     """Descendants whose parent ends become children of this process instead of the system's first one."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def handled_beside(act: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
+    """A signal handler that acts in a thread of its own.
+
+    A handler runs in the midst of what it interrupts. Were that just holding the lock of an Event, a handler that sets
+    the Event itself would wait for ever.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _thread.start_new_thread(act, ())  # threading's own take a lock too
+
+    return handle
 
 
 def _remember() -> None:

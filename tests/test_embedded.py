@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from portal.embedded import CannotStart, Server
-from tests.processes import ROOT, manage, run_python, wait_until
+from tests.processes import ROOT, manage, processes_with, run_python, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -109,6 +109,20 @@ def test_a_user_that_is_killed_leaves_no_server(made_dir: Path) -> None:
     killed = run_python("-c", USE + "; import os, signal; os.kill(os.getpid(), signal.SIGKILL)", str(made_dir))
     assert killed.returncode == -signal.SIGKILL
     wait_until(lambda: not servers_of(made_dir), "the keeper stopped the server", 10)
+
+
+def test_who_is_killed_while_starting_it_leaves_no_server(made_dir: Path) -> None:
+    dies = (
+        "import subprocess, os, signal; run = subprocess.run\n"
+        "def start(command, **how):\n"
+        "    if 'start' not in command: return run(command, **how)\n"
+        "    how.pop('check'); subprocess.Popen(command, **how); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "subprocess.run = start\n"
+    )
+    killed = run_python("-c", dies + USE, str(made_dir))
+    assert killed.returncode == -signal.SIGKILL
+    wait_until(lambda: bool(servers_of(made_dir)), "it started all the same")
+    wait_until(lambda: not processes_with(str(made_dir)), "the keeper stopped the server, and ended", 15)
 
 
 def test_the_second_user_does_not_lose_the_server_to_the_first(server: Server) -> None:

@@ -65,6 +65,12 @@ class Up:
     def left(self) -> list[psutil.Process]:
         return [process for process in processes_with(str(self.data_dir)) if lives(process)]
 
+    def leaves_nothing(self, seconds: float) -> None:
+        try:
+            wait_until(lambda: not self.left(), "nothing is left", seconds)
+        except AssertionError:
+            pytest.fail(f"Left after {seconds:g} s: {self.left()}\n{self.text()[-4000:]}")
+
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
@@ -86,7 +92,7 @@ def up(data_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Up]]:
             running.process.kill()
             running.process.wait(10)
     for running in started:
-        wait_until(lambda running=running: not running.left(), "nothing is left", 30)  # type: ignore[misc]
+        running.leaves_nothing(30)
 
 
 def test_it_tells_where_it_is_mends_itself_and_leaves_nothing_however_it_ends(up: Callable[..., Up]) -> None:
@@ -120,7 +126,7 @@ def test_it_tells_where_it_is_mends_itself_and_leaves_nothing_however_it_ends(up
 
     first.process.send_signal(signal.SIGTERM)
     assert first.process.wait(25) == 0, first.text()
-    wait_until(lambda: not first.left(), "nothing is left", 10)
+    first.leaves_nothing(10)
     assert "Traceback" not in first.text()
 
     second = up()
@@ -128,7 +134,7 @@ def test_it_tells_where_it_is_mends_itself_and_leaves_nothing_however_it_ends(up
     assert f"the password of each is: {password[1]}" in second.text()
     os.kill(second.process.pid, signal.SIGKILL)
     second.process.wait(5)
-    wait_until(lambda: not second.left(), "nothing is left", 60)
+    second.leaves_nothing(60)
 
 
 def test_it_works_on_a_database_of_its_own_without_a_demo(up: Callable[..., Up], own_database: str) -> None:

@@ -127,7 +127,7 @@ class Orchestrator:
         ]
 
     def stop(self) -> None:
-        """Asks ``run()`` to return; safe in a signal handler."""
+        """Asks ``run()`` to return."""
         self._stop.set()
         self._wake.set()
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType
 from typing import Any
 
 import structlog
@@ -13,6 +12,7 @@ from apps.demo.traffic import Traffic
 from apps.swarms.actions.submit import CannotSubmit
 from apps.swarms.specs import SpecInvalid
 from portal.commands import Command as BaseCommand
+from portal.processes import handled_beside
 
 log = structlog.get_logger(__name__)
 
@@ -39,13 +39,9 @@ class Command(BaseCommand):
             raise CommandError("--every 0 would never rest: give --count too.")
         ending = threading.Event()
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-        def end(number: int, frame: FrameType | None) -> None:
-            ending.set()
-
         is_main = threading.current_thread() is threading.main_thread()
         for number in before if is_main else ():
-            signal.signal(number, end)
+            signal.signal(number, handled_beside(ending.set))
         try:
             self._run(Traffic(seed), every, count, ending)
         finally:

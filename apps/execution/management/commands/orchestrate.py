@@ -12,6 +12,7 @@ from django.db.backends.signals import connection_created
 
 from apps.execution.orchestrator import Orchestrator
 from portal.commands import Command as BaseCommand
+from portal.processes import handled_beside
 
 STOP_WITHIN_S = 1.5
 
@@ -23,22 +24,20 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        orchestrator = Orchestrator()
-        # A statement that waits for a lock is not waited for: what it would have done is rolled back.
-        last_resort = threading.Timer(STOP_WITHIN_S, os._exit, [0])
-        last_resort.daemon = True
+        orchestrator, ended = Orchestrator(), threading.Event()
 
-        def stop(*_: object) -> None:
+        def stop() -> None:
             orchestrator.stop()
-            if not last_resort.is_alive():
-                last_resort.start()
+            # A statement that waits for a lock is not waited for: what it would have done is rolled back.
+            if not ended.wait(STOP_WITHIN_S):
+                os._exit(0)
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
+            signal.signal(number, handled_beside(stop))
         connection_created.connect(_bound_statements, dispatch_uid="orchestrator")
         connection.close()
         orchestrator.run()
-        last_resort.cancel()
+        ended.set()
 
 
 def _bound_statements(*, connection: Any, **_: Any) -> None:
