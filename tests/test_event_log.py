@@ -129,6 +129,7 @@ def test_every_event_is_seen_once_and_in_order_under_interleaved_writers(own_dat
         conn.commit()
         conn.close()
         written[index] += pending[index]
+    until_readable()
     events, position = drain(position)
     seen += events
     names = kinds(seen)
@@ -158,6 +159,7 @@ for _ in range(60):
     while any(child.poll() is None for child in children):
         events, position = drain(position)
         seen += events
+    until_readable()
     seen += drain(position)[0]
     assert all(child.returncode == 0 for child in children)
     assert kinds(seen) == [f"n.{n}" for n in range(1, 241)]

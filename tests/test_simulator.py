@@ -35,7 +35,7 @@ def start() -> Iterator[Start]:
     def begin(*arguments: str) -> int:
         port = free_port()
         options = ("--port", str(port), "--latency-ms", "0", *arguments)
-        process = Forked("manage.py", "simulate_provider", *options, stdout=subprocess.PIPE)
+        process = Forked("manage.py", "simulate_provider", *options, ahead=("aiohttp.web",), stdout=subprocess.PIPE)
         running.append(process)
         assert process.stdout is not None
         assert f"http://127.0.0.1:{port}/v1" in process.stdout.readline()
