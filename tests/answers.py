@@ -56,8 +56,9 @@ def writes(first: str = "SELECT", then: str = "SELECT") -> Counter[str]:
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            f"{first}; SELECT relname, n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_xact_user_tables"
-            f" WHERE n_tup_ins + n_tup_upd + n_tup_del > 0; {then}"
+            f"{first}; SELECT relname, n FROM pg_class, LATERAL (SELECT pg_stat_get_xact_tuples_inserted(oid)"
+            " + pg_stat_get_xact_tuples_updated(oid) + pg_stat_get_xact_tuples_deleted(oid)) AS written (n)"
+            f" WHERE n > 0 AND relkind = 'r' AND relnamespace = 'public'::regnamespace; {then}"
         )
         cursor.nextset()
         return Counter({name: n for name, n in cursor.fetchall() if not name.startswith(BOOKKEEPING)})
