@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import importlib
 import os
 import shutil
 import sys
@@ -112,17 +111,6 @@ def _short(item: pytest.Item) -> bool:
     """
     wants_database = {"db", "own_database"} & set(getattr(item, "fixturenames", ()))
     return not (wants_database or any(item.get_closest_marker(name) for name in ("django_db", "processes", "browser")))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
-    """In a fresh clone, every process of a parallel run would compile every module: each begins at another place."""
-    config = session.config
-    if (worker := getattr(config, "workerinput", None)) is None or config.args != config.getini("testpaths"):
-        return
-    for file in sorted(Path(__file__).parent.glob("test_*.py"))[int(worker["workerid"][2:]) :: worker["workercount"]]:
-        with suppress(Exception, pytest.skip.Exception):  # told when it is collected
-            importlib.import_module(f"tests.{file.stem}")
 
 
 def pytest_collection_finish() -> None:
