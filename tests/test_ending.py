@@ -13,13 +13,13 @@ from tests.processes import run_python
 
 # SIGTERM comes while the environment is read; ENDS_WITHIN_S may be shortened.
 TOLD = """
-import signal, sys, time
+import signal
 import portal.commands as commands
 commands.ENDS_WITHIN_S = 1
 def told(name):
     {how}
     while True:
-        time.sleep(60)
+        signal.pause()
 commands.refuse_bad_environment = told
 commands.main(["manage.py", "shell"])
 """
