@@ -40,7 +40,7 @@ def drain(position: int) -> tuple[list[Event], int]:
 
 
 def until_readable() -> None:
-    """Waits for what is committed. A transaction elsewhere on the server that is just ending counts for a moment."""
+    """Waits for what is committed: a transaction of this database that is just ending may count for a moment."""
     last = Event.objects.latest("pk").pk
     wait_until(lambda: readable() >= last, what=f"event {last} to be readable")
 
@@ -163,6 +163,25 @@ for _ in range(60):
     seen += drain(position)[0]
     assert all(child.returncode == 0 for child in children)
     assert kinds(seen) == [f"n.{n}" for n in range(1, 241)]
+
+
+def test_what_is_committed_is_read_at_once_beside_transactions_that_end_in_another_database(own_database: str) -> None:
+    elsewhere = urlsplit(own_database)._replace(path="/postgres").geturl()
+    busy = "import sys, psycopg\nwith psycopg.connect(sys.argv[1], autocommit=True) as other:\n"
+    busy += "    print(flush=True)\n    while True: other.execute('SELECT pg_current_xact_id(), pg_sleep(0.0003)')"
+    command = [sys.executable, "-c", busy, elsewhere]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
+    try:
+        for each in writers:
+            assert each.stdout
+            each.stdout.readline()
+        for n in range(300):
+            log.emit([log.NewEvent(f"n.{n}")])
+            assert readable() == Event.objects.latest("pk").pk
+    finally:
+        for each in writers:
+            each.kill()
+            each.communicate()
 
 
 def test_a_consumer_that_fails_gets_the_same_events_again(own_database: str) -> None:

@@ -59,9 +59,9 @@ def readable(log: Log = Log.EVENTS) -> int:
 def _decided(xact: int) -> bool:
     """Whether every transaction below this id has committed or rolled back.
 
-    Transaction ids are shared by all databases of a server; those that run in another database do not count. One that
-    cannot be placed (prepared, or just ending) does. An id that this server has not given out yet comes from another
-    one, whose dump was restored here: whatever was undecided there is not in it.
+    Transaction ids are shared by all databases of a server; those that run in another database do not count, nor does
+    one that ends while this looks. One that cannot be placed and goes on (prepared) does. An id that this server has
+    not given out yet comes from another one, whose dump was restored here: whatever was undecided there is not in it.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -69,7 +69,9 @@ def _decided(xact: int) -> bool:
             SELECT pg_snapshot_xmin(s)::text::bigint >= %(xact)s OR pg_snapshot_xmax(s)::text::bigint <= %(xact)s
                 OR NOT EXISTS (
                 SELECT FROM pg_snapshot_xip(s) AS running LEFT JOIN pg_stat_activity a ON a.backend_xid = running::xid
-                WHERE running::text::bigint < %(xact)s AND (a.datname IS NULL OR a.datname = current_database())
+                WHERE running::text::bigint < %(xact)s AND CASE
+                    WHEN a.datname IS NULL THEN pg_xact_status(running) = 'in progress'
+                    ELSE a.datname = current_database() END
             )
             FROM pg_current_snapshot() AS s
             """,
