@@ -11,9 +11,6 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 	$$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
 	echo $$candidate && break; done)
 
-# Some hundred processes are started, and each would compile all modules for itself.
-unexport PYTHONDONTWRITEBYTECODE
-
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary :all:
 LOCK = uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -29,6 +29,7 @@ VERSION = "18"
 _PORT = 5432  # names the socket file; no TCP port is opened
 _LONGEST_SOCKET = 107  # bytes, without the closing zero: sun_path of Linux
 _START_SECONDS = 120  # a start may replay the log of a crash
+_STOP_SECONDS = 30
 _KEEPER_PATIENCE_S = 5.0
 _LARGEST_LOG = 10 * 1024 * 1024
 
@@ -126,8 +127,9 @@ class Server:
         socket_dir = self._listening()
         if socket_dir is None or (unless_used and self._has_clients(socket_dir)):
             return False
-        for mode in ("fast", "immediate"):  # the second loses nothing: the next start replays the log
-            done = self._run("pg_ctl", "stop", "-D", str(self.data_dir), "-m", mode, "-w", "-t", "30", "-s")
+        # The second way loses nothing: the next start replays the log.
+        for mode, seconds in (("fast", _STOP_SECONDS), ("immediate", 30)):
+            done = self._run("pg_ctl", "stop", "-D", str(self.data_dir), "-m", mode, "-w", "-t", str(seconds), "-s")
             if done.returncode == 0:
                 return True
         return False

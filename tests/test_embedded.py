@@ -14,6 +14,7 @@ import psutil
 import psycopg
 import pytest
 
+from portal import embedded
 from portal.embedded import CannotStart, Server
 from tests.processes import ROOT, manage, processes_with, run_python, wait_until
 
@@ -172,6 +173,19 @@ def test_a_server_that_was_killed_starts_again_on_next_use(server: Server) -> No
     [postmaster] = servers_of(server.data_dir)
     postmaster.kill()
     psutil.wait_procs([postmaster], 10)
+    assert ask(server.ensure_running(), "SELECT 1") == 1
+
+
+def test_a_server_that_does_not_stop_in_time_is_stopped_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.ensure_running()
+    [postmaster] = servers_of(server.data_dir)
+    [checkpointer] = [each for each in postmaster.children() if "checkpointer" in " ".join(each.cmdline())]
+    checkpointer.suspend()  # the server waits for its last checkpoint
+    monkeypatch.setattr(embedded, "_STOP_SECONDS", 1)
+    assert server.stop()
+    assert not servers_of(server.data_dir)
     assert ask(server.ensure_running(), "SELECT 1") == 1
 
 
